@@ -1,0 +1,1 @@
+//! The program on every host: sources, router, spool, producer.

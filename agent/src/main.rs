@@ -1,0 +1,2 @@
+//! `weir-agent`: flags, then configuration, then run.
+fn main() {}

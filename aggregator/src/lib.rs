@@ -1,0 +1,1 @@
+//! The broker and what hangs on it: topics, groups, HTTP.

@@ -1,0 +1,2 @@
+//! `weir`: one command for everything but the lone agent.
+fn main() {}

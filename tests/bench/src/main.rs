@@ -1,0 +1,2 @@
+//! `weir-bench`: measures the real programs.
+fn main() {}
