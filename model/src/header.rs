@@ -1,0 +1,33 @@
+//! Names and fixed values of record headers. OpenTelemetry's semantic conventions where they have a
+//! name; a `weir.` prefix for what only this project's programs read.
+
+/// The host that the record comes from.
+pub const HOST_NAME: &str = "host.name";
+
+/// The service that wrote it, where that is configured.
+pub const SERVICE_NAME: &str = "service.name";
+
+/// The file that a line comes from: the path that its source watches, also after a rotation.
+pub const LOG_FILE_PATH: &str = "log.file.path";
+
+/// The record is a part of a line: [`PARTIAL_SPLIT`] or [`PARTIAL_UNTERMINATED`].
+pub const LOG_RECORD_PARTIAL: &str = "log.record.partial";
+
+/// The line was longer than the limit: the next record of the same file continues it.
+pub const PARTIAL_SPLIT: &[u8] = b"split";
+
+/// The file ended for good without a newline: this is all there is of its last line.
+pub const PARTIAL_UNTERMINATED: &[u8] = b"unterminated";
+
+/// The severity as the source gives it.
+pub const SEVERITY: &str = "severity";
+
+/// The event time's nanoseconds below the record's millisecond, as decimal digits.
+pub const NANOSECONDS: &str = "ns";
+
+/// The media type of the value. Absent: raw bytes, one log line.
+pub const CONTENT_TYPE: &str = "content-type";
+
+/// Where the record's file is read on from: a [`Position`](crate::position::Position), on the last
+/// record that a batch holds of the file.
+pub const POSITION: &str = "weir.position";

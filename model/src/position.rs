@@ -1,0 +1,273 @@
+//! How far a file has been read, carried by the last record that each batch holds of it.
+//!
+//! Data and position are one write, so neither can be ahead of the other. A position names the
+//! *lineage* (one path of one source), the *epoch* in it (one life of one inode: a rotation or a
+//! truncation begins the next), the inode's *key*, and two *guards*: salted hashes of the bytes at
+//! the file's head and just before the offset. Key and guards together tell the same file from its
+//! successor, its copy, and another file that got its inode number. File content never appears.
+//!
+//! ```text
+//! version u8 = 1 | flags u8 (1: finished, 2: moved) | lineage u64 | epoch varint | offset varint
+//! key: level u8, file system u64, inode varint, object u128
+//! head: bytes varint, hash u128 | tail: bytes varint, hash u128
+//! path: length varint, bytes | place, if moved: length varint, bytes
+//! ```
+//! Fixed-size integers are big-endian, varints are LEB128. One value has one encoding.
+
+use std::fmt;
+
+/// A path has at most this many bytes: Linux's `PATH_MAX`, without its NUL.
+pub const PATH_BYTES_MAX: usize = 4095;
+
+/// A guard covers at most this many bytes.
+pub const GUARD_BYTES_MAX: u16 = 1024;
+
+/// Never longer than this, with both paths at their limit.
+pub const POSITION_BYTES_MAX: usize = 2 * PATH_BYTES_MAX + 128;
+
+const VERSION: u8 = 1;
+const FLAG_FINISHED: u8 = 1;
+const FLAG_MOVED: u8 = 2;
+
+/// Where a file is read on from, and how it is known to be the same file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The path of the source whose lines these are.
+    pub lineage: LineageId,
+    /// Counts the files that this path named one after the other, from 0.
+    pub epoch: u32,
+    /// The end of the last record that was taken.
+    pub offset: u64,
+    /// The inode.
+    pub key: FileKey,
+    /// The file's first bytes, all before `offset`.
+    pub head: Guard,
+    /// The bytes just before `offset`.
+    pub tail: Guard,
+    /// Nothing more is expected of this epoch; it is kept to know the file again.
+    pub finished: bool,
+    /// The lineage's path, as the system's bytes.
+    pub path: Vec<u8>,
+    /// Where the inode was seen last, when that is not `path`.
+    pub place: Option<Vec<u8>>,
+}
+
+/// Names a path of a source; drawn from both by a salted hash, so that the same path on two hosts
+/// differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineageId(pub u64);
+
+impl fmt::Display for LineageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What tells one inode from all others, also from a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// How good `object` is.
+    pub level: KeyLevel,
+    /// The file system.
+    pub file_system: u64,
+    /// The inode's number: a directory listing shows it without opening anything.
+    pub inode: u64,
+    /// A hash of what `level` says.
+    pub object: u128,
+}
+
+/// What a [`FileKey`] was made from, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum KeyLevel {
+    /// The kernel's file handle.
+    Handle = 1,
+    /// The kernel's file identifier, where handles cannot be reopened.
+    HandleId = 2,
+    /// Inode number and birth time.
+    BirthTime = 3,
+    /// Inode number alone.
+    Inode = 4,
+}
+
+/// A salted hash over some bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Guard {
+    /// How many bytes it covers, at most [`GUARD_BYTES_MAX`].
+    pub bytes: u16,
+    /// Their hash; 0 when it covers none.
+    pub hash: u128,
+}
+
+/// Why bytes are not a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PositionError {
+    /// Fewer bytes than the fields need.
+    #[error("ends early")]
+    Short,
+    /// A version that this program does not know.
+    #[error("version {0} is not known")]
+    Version(u8),
+    /// A field has a value that no writer writes.
+    #[error("{0} has an impossible value")]
+    Field(&'static str),
+    /// Bytes after the last field.
+    #[error("{0} bytes too many")]
+    Long(usize),
+}
+
+impl Position {
+    /// Appends the encoding to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut flags = 0;
+        if self.finished {
+            flags |= FLAG_FINISHED;
+        }
+        if self.place.is_some() {
+            flags |= FLAG_MOVED;
+        }
+        out.extend([VERSION, flags]);
+        out.extend(self.lineage.0.to_be_bytes());
+        put_varint(out, u64::from(self.epoch));
+        put_varint(out, self.offset);
+        out.push(self.key.level as u8);
+        out.extend(self.key.file_system.to_be_bytes());
+        put_varint(out, self.key.inode);
+        out.extend(self.key.object.to_be_bytes());
+        for guard in [self.head, self.tail] {
+            debug_assert!(guard.bytes <= GUARD_BYTES_MAX);
+            put_varint(out, u64::from(guard.bytes));
+            out.extend(guard.hash.to_be_bytes());
+        }
+        put_path(out, &self.path);
+        if let Some(place) = &self.place {
+            put_path(out, place);
+        }
+    }
+
+    /// Reads exactly one position.
+    pub fn decode(bytes: &[u8]) -> Result<Position, PositionError> {
+        let mut input = Input(bytes);
+        let version = input.byte()?;
+        if version != VERSION {
+            return Err(PositionError::Version(version));
+        }
+        let flags = input.byte()?;
+        if flags & !(FLAG_FINISHED | FLAG_MOVED) != 0 {
+            return Err(PositionError::Field("flags"));
+        }
+        let position = Position {
+            lineage: LineageId(u64::from_be_bytes(input.array()?)),
+            epoch: u32::try_from(input.varint()?).map_err(|_| PositionError::Field("epoch"))?,
+            offset: input.varint()?,
+            key: input.key()?,
+            head: input.guard()?,
+            tail: input.guard()?,
+            finished: flags & FLAG_FINISHED != 0,
+            path: input.path()?,
+            place: if flags & FLAG_MOVED != 0 {
+                Some(input.path()?)
+            } else {
+                None
+            },
+        };
+        match input.0.len() {
+            0 => Ok(position),
+            more => Err(PositionError::Long(more)),
+        }
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "below 0x80")]
+    out.push(value as u8);
+}
+
+fn put_path(out: &mut Vec<u8>, path: &[u8]) {
+    debug_assert!(path.len() <= PATH_BYTES_MAX);
+    put_varint(out, path.len() as u64);
+    out.extend(path);
+}
+
+/// The bytes that are still to be read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], PositionError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(PositionError::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], PositionError> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(PositionError::Short)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, PositionError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    /// A LEB128 number in its shortest form.
+    fn varint(&mut self) -> Result<u64, PositionError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(PositionError::Field("a number"));
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                let padded = byte == 0 && shift > 0;
+                return if padded {
+                    Err(PositionError::Field("a number"))
+                } else {
+                    Ok(value)
+                };
+            }
+        }
+        Err(PositionError::Field("a number"))
+    }
+
+    fn key(&mut self) -> Result<FileKey, PositionError> {
+        let level = match self.byte()? {
+            1 => KeyLevel::Handle,
+            2 => KeyLevel::HandleId,
+            3 => KeyLevel::BirthTime,
+            4 => KeyLevel::Inode,
+            _ => return Err(PositionError::Field("the key's level")),
+        };
+        Ok(FileKey {
+            level,
+            file_system: u64::from_be_bytes(self.array()?),
+            inode: self.varint()?,
+            object: u128::from_be_bytes(self.array()?),
+        })
+    }
+
+    fn guard(&mut self) -> Result<Guard, PositionError> {
+        let bytes = u16::try_from(self.varint()?)
+            .ok()
+            .filter(|&bytes| bytes <= GUARD_BYTES_MAX)
+            .ok_or(PositionError::Field("a guard's length"))?;
+        let hash = u128::from_be_bytes(self.array()?);
+        Ok(Guard { bytes, hash })
+    }
+
+    fn path(&mut self) -> Result<Vec<u8>, PositionError> {
+        let length = usize::try_from(self.varint()?)
+            .ok()
+            .filter(|&length| length <= PATH_BYTES_MAX)
+            .ok_or(PositionError::Field("a path's length"))?;
+        Ok(self.take(length)?.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests;

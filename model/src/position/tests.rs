@@ -1,0 +1,126 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn positions() -> impl Strategy<Value = Position> {
+    let guard =
+        (0..=GUARD_BYTES_MAX, any::<u128>()).prop_map(|(bytes, hash)| Guard { bytes, hash });
+    let key = (1u8..=4, any::<u64>(), any::<u64>(), any::<u128>());
+    let key = key.prop_map(|(level, file_system, inode, object)| FileKey {
+        level: match level {
+            1 => KeyLevel::Handle,
+            2 => KeyLevel::HandleId,
+            3 => KeyLevel::BirthTime,
+            _ => KeyLevel::Inode,
+        },
+        file_system,
+        inode,
+        object,
+    });
+    let place = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64));
+    let path = proptest::collection::vec(any::<u8>(), 0..64);
+    let numbers = (any::<u64>(), any::<u32>(), any::<u64>(), any::<bool>());
+    (numbers, key, guard.clone(), guard, path, place).prop_map(
+        |((lineage, epoch, offset, finished), key, head, tail, path, place)| Position {
+            lineage: LineageId(lineage),
+            epoch,
+            offset,
+            key,
+            head,
+            tail,
+            finished,
+            path,
+            place,
+        },
+    )
+}
+
+fn encoded(position: &Position) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    position.encode(&mut bytes);
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn a_position_is_read_back_as_it_was_written(position in positions()) {
+        prop_assert_eq!(Position::decode(&encoded(&position)), Ok(position));
+    }
+
+    #[test]
+    fn any_bytes_are_a_position_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        if let Ok(position) = Position::decode(&bytes) {
+            prop_assert_eq!(encoded(&position), bytes);
+        }
+    }
+
+    #[test]
+    fn a_damaged_position_has_one_reading_or_none(
+        position in positions(), at in any::<prop::sample::Index>(), bit in 0..8u32
+    ) {
+        let mut bytes = encoded(&position);
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1u8 << bit;
+        if let Ok(other) = Position::decode(&bytes) {
+            prop_assert_eq!(encoded(&other), bytes);
+        }
+    }
+
+    #[test]
+    fn a_cut_position_is_refused(position in positions(), at in any::<prop::sample::Index>()) {
+        let bytes = encoded(&position);
+        let at = at.index(bytes.len());
+        prop_assert!(Position::decode(&bytes[..at]).is_err());
+    }
+}
+
+#[test]
+fn the_longest_position_fits_its_limit() {
+    let guard = Guard {
+        bytes: GUARD_BYTES_MAX,
+        hash: u128::MAX,
+    };
+    let position = Position {
+        lineage: LineageId(u64::MAX),
+        epoch: u32::MAX,
+        offset: u64::MAX,
+        key: FileKey {
+            level: KeyLevel::Inode,
+            file_system: u64::MAX,
+            inode: u64::MAX,
+            object: u128::MAX,
+        },
+        head: guard,
+        tail: guard,
+        finished: true,
+        path: vec![b'p'; PATH_BYTES_MAX],
+        place: Some(vec![b'q'; PATH_BYTES_MAX]),
+    };
+    assert!(encoded(&position).len() <= POSITION_BYTES_MAX);
+}
+
+#[test]
+fn the_layout_of_version_1_stays_readable() {
+    let bytes = [
+        &[1, 2][..],
+        &7u64.to_be_bytes(),
+        &[3, 0xac, 0x02],
+        &[1],
+        &9u64.to_be_bytes(),
+        &[11],
+        &12u128.to_be_bytes(),
+        &[4],
+        &13u128.to_be_bytes(),
+        &[5],
+        &14u128.to_be_bytes(),
+        b"\x02/a\x04/a.1",
+    ]
+    .concat();
+    let position = Position::decode(&bytes).unwrap();
+    assert_eq!(position.lineage, LineageId(7));
+    assert_eq!((position.epoch, position.offset), (3, 300));
+    assert_eq!(position.key.inode, 11);
+    assert_eq!(position.tail, Guard { bytes: 5, hash: 14 });
+    assert_eq!(position.place.as_deref(), Some(&b"/a.1"[..]));
+    assert_eq!(encoded(&position), bytes);
+}
