@@ -3,6 +3,7 @@
 //! No sockets, no clock, no chance: time, randomness and the disk are arguments, so that a seed
 //! replays everything.
 
+pub mod batch;
 pub mod error;
 pub mod id;
 pub mod limits;
