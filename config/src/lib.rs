@@ -1,1 +1,19 @@
 //! Loads what users write.
+//!
+//! A file becomes a tree of values that know their places (`node`), a struct declares and reads
+//! its options from it (`fields`, `value`, `units`), and everything that is wrong comes back at
+//! once, each with line, column and what to write instead (`problem`). Loading has no effects but
+//! reading the file.
+//!
+//! The folder also holds the sample files that users copy: `agent.yaml` and `aggregator.yaml` name
+//! every option there is.
+
+pub mod environment;
+pub mod fields;
+mod limits;
+pub mod load;
+mod node;
+pub mod problem;
+mod suggest;
+pub mod units;
+pub mod value;
