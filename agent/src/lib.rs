@@ -1,1 +1,3 @@
 //! The program on every host: sources, router, spool, producer.
+
+pub mod config;

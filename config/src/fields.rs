@@ -88,6 +88,22 @@ pub struct Fields<'a> {
     span: Span,
     entries: &'a [Entry],
     declared: Vec<&'static str>,
+    sound: Sound,
+}
+
+/// Whether a section was written as one: in what is not, nothing is missed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sound {
+    Yes,
+    No,
+}
+
+/// What stands where a section is expected.
+#[derive(Clone, Copy)]
+pub(crate) enum Written<'a> {
+    Keys(&'a [Entry]),
+    /// Something else, which has been refused.
+    Otherwise,
 }
 
 impl<'a> Fields<'a> {
@@ -164,7 +180,13 @@ impl<'a> Fields<'a> {
     pub fn section<S: Section>(&mut self, name: &'static str) -> S {
         self.declared.push(name);
         let span = self.node(name).map_or(self.span, |node| node.span);
-        read_section(self.context, self.child(name), span, self.entries_of(name))
+        let written = self.node(name).map(|node| self.mapping(name, node));
+        read_section(
+            self.context,
+            self.child(name),
+            span,
+            written.unwrap_or(Written::Keys(&[])),
+        )
     }
 
     /// A section that may be absent as a whole.
@@ -187,12 +209,12 @@ impl<'a> Fields<'a> {
         let mut sections = BTreeMap::new();
         if self.context.listing == Listing::On {
             let path = format!("{}.*", self.child(name));
-            read_section::<S>(self.context, path, Span::default(), &[]);
+            read_section::<S>(self.context, path, Span::default(), Written::Keys(&[]));
         }
         for entry in self.entries_of(name) {
             let path = format!("{}.{}", self.child(name), entry.key.value);
-            let entries = self.mapping(&entry.key.value, &entry.value);
-            let section = read_section(self.context, path, entry.key.span, entries);
+            let written = self.mapping(&entry.key.value, &entry.value);
+            let section = read_section(self.context, path, entry.key.span, written);
             if let Some(key) = self.scalar_at(&entry.key.value, entry.key.span) {
                 sections.insert(key, section);
             }
@@ -246,7 +268,8 @@ impl<'a> Fields<'a> {
 
     /// Notes that a required option is missing.
     fn demand(&self, name: &str, kind: &str) {
-        if self.node(name).is_none() && self.context.listing == Listing::Off {
+        let looked_for = self.context.listing == Listing::Off && self.sound == Sound::Yes;
+        if self.node(name).is_none() && looked_for {
             let whole = self.child(name);
             let message = format!("`{whole}` is missing");
             self.note(self.span, message, format!("add `{name}:` with {kind}"));
@@ -277,8 +300,10 @@ impl<'a> Fields<'a> {
 
     fn read_scalar<T: Value>(&self, name: &str, node: &Node) -> Option<T> {
         let Kind::Scalar(written) = &node.kind else {
-            let message = format!("`{name}` needs {}, this is {}", T::KIND, node.noun());
+            let what = T::KIND.split(" such as ").next().unwrap_or(T::KIND);
+            let message = format!("`{name}` needs {what}, this is {}", node.noun());
             let help = match node.kind {
+                Kind::Refused => return None,
                 Kind::Null => format!("write {}, or remove the line", T::KIND),
                 _ => format!("write {}", T::KIND),
             };
@@ -306,13 +331,17 @@ impl<'a> Fields<'a> {
     }
 
     fn entries_of(&self, name: &str) -> &'a [Entry] {
-        self.node(name).map_or(&[], |node| self.mapping(name, node))
+        match self.node(name).map(|node| self.mapping(name, node)) {
+            Some(Written::Keys(entries)) => entries,
+            Some(Written::Otherwise) | None => &[],
+        }
     }
 
-    fn mapping(&self, name: &str, node: &'a Node) -> &'a [Entry] {
+    fn mapping(&self, name: &str, node: &'a Node) -> Written<'a> {
         match &node.kind {
-            Kind::Mapping(entries) => entries,
-            Kind::Null => &[],
+            Kind::Mapping(entries) => Written::Keys(entries),
+            Kind::Null => Written::Keys(&[]),
+            Kind::Refused => Written::Otherwise,
             Kind::Scalar(_) | Kind::Sequence(_) => {
                 let message = format!("`{name}` is a section with keys, this is {}", node.noun());
                 self.note(
@@ -320,7 +349,7 @@ impl<'a> Fields<'a> {
                     message,
                     "write `key: value` lines below it".to_owned(),
                 );
-                &[]
+                Written::Otherwise
             }
         }
     }
@@ -361,14 +390,19 @@ pub(crate) fn read_section<'a, S: Section>(
     context: &'a Context<'a>,
     path: String,
     span: Span,
-    entries: &'a [Entry],
+    written: Written<'a>,
 ) -> S {
+    let (entries, sound) = match written {
+        Written::Keys(entries) => (entries, Sound::Yes),
+        Written::Otherwise => (&[][..], Sound::No),
+    };
     let mut fields = Fields {
         context,
         path,
         span,
         entries,
         declared: Vec::new(),
+        sound,
     };
     let section = S::read(&mut fields);
     fields.finish();

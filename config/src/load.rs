@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::environment::{EmptyEnvironment, Environment, ProcessEnvironment};
-use crate::fields::{Context, Listing, OptionInfo, Section, read_section};
+use crate::fields::{Context, Listing, OptionInfo, Section, Written, read_section};
 use crate::limits::FILE_BYTES_MAX;
 use crate::node::{self, Kind};
 use crate::problem::{Problem, Problems, Source, Span};
@@ -70,7 +70,7 @@ pub fn load_source<C: Section>(
     };
     let entries: &[node::Entry] = match &root.kind {
         Kind::Mapping(entries) => entries,
-        Kind::Null => &[],
+        Kind::Null | Kind::Refused => &[],
         Kind::Scalar(_) | Kind::Sequence(_) => {
             let message = format!("the file is {}, not a section with keys", root.noun());
             problems.push(Problem::new(root.span, message, "write `key: value` lines"));
@@ -88,7 +88,7 @@ pub fn load_source<C: Section>(
         options: RefCell::default(),
         listing: Listing::Off,
     };
-    let config = read_section(&context, String::new(), first_line, entries);
+    let config = read_section(&context, String::new(), first_line, Written::Keys(entries));
     let problems = context.problems.into_inner();
     if problems.is_empty() {
         return Ok(Loaded { config, source });
@@ -105,7 +105,7 @@ pub fn describe<C: Section>() -> Vec<OptionInfo> {
         options: RefCell::default(),
         listing: Listing::On,
     };
-    read_section::<C>(&context, String::new(), Span::default(), &[]);
+    read_section::<C>(&context, String::new(), Span::default(), Written::Keys(&[]));
     context.options.into_inner()
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Node {
 pub(crate) enum Kind {
     /// Nothing was written, or `null` or `~`.
     Null,
+    /// Something that has been refused already: nothing more is said about it.
+    Refused,
     Scalar(String),
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
@@ -38,7 +40,7 @@ impl Node {
     /// What it is, with an article, for messages.
     pub(crate) fn noun(&self) -> &'static str {
         match self.kind {
-            Kind::Null => "nothing",
+            Kind::Null | Kind::Refused => "nothing",
             Kind::Scalar(_) => "a single value",
             Kind::Sequence(_) => "a list",
             Kind::Mapping(_) => "a section with keys",
@@ -54,6 +56,7 @@ pub(crate) fn parse(text: &str, problems: &mut Vec<Problem>) -> Node {
         text,
         problems,
         nodes: 0,
+        aliases: 0,
     };
     builder.document().unwrap_or(Node {
         span: Span::default(),
@@ -66,6 +69,7 @@ struct Builder<'a> {
     text: &'a str,
     problems: &'a mut Vec<Problem>,
     nodes: usize,
+    aliases: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -126,11 +130,7 @@ impl<'a> Builder<'a> {
             self.wrong(span, "a tag (`!…`) has no meaning here", "remove the tag");
         }
         if anchor || matches!(event, Event::Alias(_)) {
-            self.wrong(
-                span,
-                "anchors and aliases (`&…`, `*…`) are not supported",
-                "write the value out; a value that begins with `*` or `&` needs quotes",
-            );
+            self.refuse_alias(span);
         }
         let kind = match event {
             Event::Scalar(text, ScalarStyle::Plain, ..)
@@ -141,9 +141,21 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, ..) => Kind::Scalar(text.into_owned()),
             Event::SequenceStart(..) => Kind::Sequence(self.sequence(depth)?),
             Event::MappingStart(..) => Kind::Mapping(self.mapping(depth)?),
-            _ => Kind::Null,
+            _ => Kind::Refused,
         };
         Some(Node { span, kind })
+    }
+
+    /// Says it once: a file that uses aliases uses many.
+    fn refuse_alias(&mut self, span: Span) {
+        self.aliases += 1;
+        if self.aliases == 1 {
+            self.wrong(
+                span,
+                "anchors and aliases (`&…`, `*…`) are not supported",
+                "write the value out; a value that begins with `*` or `&` needs quotes",
+            );
+        }
     }
 
     fn sequence(&mut self, depth: usize) -> Option<Vec<Node>> {

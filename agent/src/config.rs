@@ -1,0 +1,310 @@
+//! `agent.yaml`: what the agent tails and where it ships to.
+//!
+//! Each struct below declares its options once: name, default, sentence. `config/agent.yaml` is the
+//! sample that names them all. Loading is free of effects; whether the globs match readable files is
+//! found out by `check`, which puts what it finds at [`Glob::span`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use commitlog::id::TopicName;
+use config::fields::{Fields, Section};
+use config::problem::{Span, Spanned};
+use config::units::ByteSize;
+use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
+
+/// The whole file.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The agent itself.
+    pub agent: AgentSection,
+    /// Where records go.
+    pub ship: ShipConfig,
+    /// What is tailed, by the user's names.
+    pub logs: BTreeMap<String, LogsConfig>,
+    /// Budgets.
+    pub limits: LimitsConfig,
+}
+
+/// The agent itself.
+#[derive(Debug, Clone)]
+pub struct AgentSection {
+    /// Spool and identity.
+    pub data_dir: PathBuf,
+    /// On every record.
+    pub labels: BTreeMap<String, String>,
+    /// Instead of the kernel's host name.
+    pub host_name: Option<String>,
+    /// Own metrics.
+    pub http: Option<SocketAddr>,
+}
+
+/// Where records go.
+#[derive(Debug, Clone)]
+pub struct ShipConfig {
+    /// Aggregators in order of preference; empty means those that `join` was told.
+    pub to: Vec<HostPort>,
+    /// The user's own certificates instead of the joined identity.
+    pub tls: Option<ShipTls>,
+    /// The queue on disk.
+    pub spool: SpoolConfig,
+}
+
+/// The user's own certificates.
+#[derive(Debug, Clone)]
+pub struct ShipTls {
+    /// PEM file of the authorities that the aggregator's certificate must come from.
+    pub ca: PathBuf,
+    /// PEM file of this agent's certificate chain.
+    pub cert: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// The name in the aggregator's certificate; the host of `ship.to` when it is not given.
+    pub server_name: Option<String>,
+}
+
+/// The queue on disk.
+#[derive(Debug, Clone)]
+pub struct SpoolConfig {
+    /// When it is full the files are not read on.
+    pub size: ByteSize,
+}
+
+/// One named set of files.
+#[derive(Debug, Clone)]
+pub struct LogsConfig {
+    /// What is tailed.
+    pub files: Vec<Glob>,
+    /// What is left out of it.
+    pub exclude: Vec<Glob>,
+    /// Where its records go.
+    pub topic: TopicName,
+    /// On each of its records, over those of the agent.
+    pub labels: BTreeMap<String, String>,
+    /// Where reading begins in files that are there at the first start.
+    pub start_at: StartAt,
+}
+
+/// A pattern of paths, absolute, with the place it was written at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Glob {
+    /// The pattern.
+    pub pattern: String,
+    /// Where; no place when it came from the command line.
+    pub span: Span,
+}
+
+/// Where reading begins in files that are there at the first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the first byte.
+    Beginning,
+    /// At the end: only what is written from then on.
+    End,
+}
+
+/// Budgets.
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// Memory of batches being built and shipped.
+    pub memory: ByteSize,
+    /// Files held open at once.
+    pub files_open: u32,
+    /// Bytes of one line.
+    pub line: ByteSize,
+}
+
+impl Section for AgentConfig {
+    fn read(fields: &mut Fields<'_>) -> AgentConfig {
+        let config = AgentConfig {
+            agent: fields.section("agent"),
+            ship: fields.section("ship"),
+            logs: fields.named_sections("logs"),
+            limits: fields.section("limits"),
+        };
+        if config.logs.is_empty() {
+            fields.problem(
+                "logs",
+                "no files are tailed",
+                "add `logs: {app: {files: [\"/srv/app/*.log\"]}}`",
+            );
+        }
+        config
+    }
+}
+
+impl Section for AgentSection {
+    fn read(fields: &mut Fields<'_>) -> AgentSection {
+        AgentSection {
+            data_dir: fields.value(
+                "data_dir",
+                PathBuf::from("/var/lib/weir-agent"),
+                "Where the spool and the agent's identity lie.",
+            ),
+            labels: fields.map("labels", "Labels that every record of this agent carries."),
+            host_name: fields.optional(
+                "host_name",
+                "The name of this host in its records, instead of the kernel's.",
+            ),
+            http: fields.optional(
+                "http",
+                "Where the agent serves its own /healthz, /readyz and /metrics; nowhere by default.",
+            ),
+        }
+    }
+}
+
+impl Section for ShipConfig {
+    fn read(fields: &mut Fields<'_>) -> ShipConfig {
+        ShipConfig {
+            to: fields.list(
+                "to",
+                "Aggregators in order of preference; by default those that the join token named.",
+            ),
+            tls: fields.optional_section("tls"),
+            spool: fields.section("spool"),
+        }
+    }
+}
+
+impl Section for ShipTls {
+    fn read(fields: &mut Fields<'_>) -> ShipTls {
+        ShipTls {
+            ca: fields.required(
+                "ca",
+                "PEM file of the authorities that the aggregator's certificate must come from.",
+            ),
+            cert: fields.required("cert", "PEM file of this agent's certificate chain."),
+            key: fields.required("key", "PEM file of this agent's private key."),
+            server_name: fields.optional(
+                "server_name",
+                "The name in the aggregator's certificate, when it is not the host of `to`.",
+            ),
+        }
+    }
+}
+
+impl Section for SpoolConfig {
+    fn read(fields: &mut Fields<'_>) -> SpoolConfig {
+        let config = SpoolConfig {
+            size: fields.value(
+                "size",
+                ByteSize::gib(4),
+                "Disk that the spool may take; when it is full, files are not read on.",
+            ),
+        };
+        if config.size < SPOOL_SIZE_MIN {
+            let message = format!("`{}` is too small for a spool", config.size);
+            fields.problem("size", message, format!("write {SPOOL_SIZE_MIN} or more"));
+        }
+        config
+    }
+}
+
+impl Section for LogsConfig {
+    fn read(fields: &mut Fields<'_>) -> LogsConfig {
+        LogsConfig {
+            files: fields.required_list("files", "Patterns of the files to tail."),
+            exclude: fields.list("exclude", "Patterns of files that are not tailed."),
+            topic: fields
+                .value(
+                    "topic",
+                    FromText(default_topic()),
+                    "The topic that the lines go to.",
+                )
+                .0,
+            labels: fields.map(
+                "labels",
+                "Labels of these records, over those of the agent.",
+            ),
+            start_at: fields.value(
+                "start_at",
+                StartAt::Beginning,
+                "Where reading begins in files that are there at the first start.",
+            ),
+        }
+    }
+}
+
+impl Section for LimitsConfig {
+    fn read(fields: &mut Fields<'_>) -> LimitsConfig {
+        let config = LimitsConfig {
+            memory: fields.value(
+                "memory",
+                ByteSize::mib(64),
+                "Memory for batches that are being built or shipped.",
+            ),
+            files_open: fields.value("files_open", 500, "Files that are held open at once."),
+            line: fields.value(
+                "line",
+                ByteSize::mib(1),
+                "The longest line; what is longer is cut into several records and counted.",
+            ),
+        };
+        if config.memory < MEMORY_MIN {
+            let message = format!("`{}` is too little memory", config.memory);
+            fields.problem("memory", message, format!("write {MEMORY_MIN} or more"));
+        }
+        if config.files_open == 0 {
+            fields.problem("files_open", "no file could be open", "write 10 or more");
+        }
+        if config.line < LINE_MIN || config.line > LINE_MAX {
+            let message = format!("`{}` is not possible for a line", config.line);
+            fields.problem("line", message, format!("write {LINE_MIN} to {LINE_MAX}"));
+        }
+        config
+    }
+}
+
+impl Value for Glob {
+    const KIND: &'static str = "a pattern of paths such as /var/log/nginx/*.log";
+
+    fn read(scalar: &Scalar<'_>) -> Result<Glob, Mismatch> {
+        let path = Spanned::<PathBuf>::read(scalar)?;
+        let pattern = path.value.display().to_string();
+        if let Err(error) = globset::Glob::new(&pattern) {
+            return Err(Mismatch::new(
+                format!("`{pattern}` is not a pattern: {}", error.kind()),
+                "put a backslash before a character that is meant as itself",
+            ));
+        }
+        Ok(Glob {
+            pattern,
+            span: path.span,
+        })
+    }
+
+    fn show(&self) -> String {
+        self.pattern.clone()
+    }
+}
+
+impl Value for StartAt {
+    const KIND: &'static str = "beginning or end";
+
+    fn read(scalar: &Scalar<'_>) -> Result<StartAt, Mismatch> {
+        choose(scalar, &START_AT)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &START_AT)
+    }
+}
+
+/// The topic of lines when none is configured.
+pub fn default_topic() -> TopicName {
+    "logs".parse().expect("`logs` is a topic name")
+}
+
+const START_AT: [(&str, StartAt); 2] = [("beginning", StartAt::Beginning), ("end", StartAt::End)];
+
+/// Room for a few whole batches of every partition that is being written.
+const SPOOL_SIZE_MIN: ByteSize = ByteSize::mib(16);
+
+/// A builder holds up to 8 MiB of raw records, and one is being built while another is cut.
+const MEMORY_MIN: ByteSize = ByteSize::mib(16);
+
+const LINE_MIN: ByteSize = ByteSize(1024);
+/// Leaves room for a record's headers below the log's limit for one record.
+const LINE_MAX: ByteSize = ByteSize::mib(3);
