@@ -1,1 +1,6 @@
 //! The broker and what hangs on it: topics, groups, HTTP.
+
+pub mod blocking;
+pub mod config;
+pub mod limits;
+pub mod telemetry;
