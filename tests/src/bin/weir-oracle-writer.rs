@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<()> {
     // Ends with the process: it waits for the end of standard input, which may never come.
     std::thread::spawn(move || {
         let mut ignored = Vec::new();
-        let _ = std::io::stdin().read_to_end(&mut ignored);
+        drop(std::io::stdin().read_to_end(&mut ignored));
         seen_by_reader.store(true, Ordering::Relaxed);
     });
     let written = run(&arguments.plan, &stop)?;

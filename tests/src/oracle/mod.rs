@@ -12,4 +12,5 @@
 
 pub mod checker;
 pub mod line;
+pub mod reader;
 pub mod writer;
