@@ -1,2 +1,55 @@
 //! `weir`: one command for everything but the lone agent.
-fn main() {}
+//!
+//! [`commands`] lists what it can do, one file each. `client` speaks to an aggregator's HTTP API,
+//! `terminal` keeps foreign bytes from acting on a terminal, `table` prints for people.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. A reader that goes away (`weir tail … | head`) is no
+//! failure and gets no message.
+
+mod client;
+mod commands;
+mod http;
+mod limits;
+mod table;
+mod terminal;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// mimalloc: quicker than the system's allocator where the log makes and drops large buffers.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match commands::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Prints the chain of causes in one line and, where the failure knows one, a hint below it.
+fn report(error: &anyhow::Error) {
+    let mut text = String::from("error: ");
+    terminal::escape_text(&format!("{error:#}"), terminal::Lines::Keep, &mut text);
+    let hint = error.chain().find_map(|cause| {
+        let failure = cause.downcast_ref::<client::Failure>()?;
+        failure.hint.as_deref()
+    });
+    if let Some(hint) = hint {
+        text.push_str("\n hint: ");
+        terminal::escape_text(hint, terminal::Lines::Keep, &mut text);
+    }
+    // Nobody is left to tell when stderr is gone.
+    drop(writeln!(io::stderr(), "{text}"));
+}

@@ -1,0 +1,139 @@
+//! `weir agents`: who ships here, how far behind, what was lost; and shutting one out.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use hyper::Method;
+use serde::Deserialize;
+
+use super::Run;
+use crate::client::{ServerOptions, block_on, print_json};
+use crate::http::percent_encode;
+use crate::table::{self, Align, Table};
+
+/// List agents: host, last seen, lag, counted losses; or revoke one
+#[derive(Debug, clap::Parser)]
+#[command(name = "agents", after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(super) struct Agents {
+    #[command(subcommand)]
+    action: Option<Action>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Shut an agent out: its certificate is refused from now on and its connections end
+    Revoke {
+        /// The agent's id, as `weir agents` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+
+        #[command(flatten)]
+        server: ServerOptions,
+    },
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  weir agents
+  weir agents --json | jq '.agents[] | select(.connected | not) | .host'
+  weir agents revoke 7d0c1f6a                           shut one out at once";
+
+#[derive(Deserialize)]
+struct Listed {
+    agents: Vec<Agent>,
+}
+
+#[derive(Deserialize)]
+struct Agent {
+    id: String,
+    host: String,
+    version: String,
+    address: String,
+    transport: Option<String>,
+    connected: bool,
+    last_seen: Option<String>,
+    lag_bytes: Option<u64>,
+    #[serde(default)]
+    losses: BTreeMap<String, u64>,
+    #[serde(default)]
+    revoked: bool,
+    certificate_expires: Option<String>,
+}
+
+impl Run for Agents {
+    fn run(self) -> anyhow::Result<()> {
+        if let Some(Action::Revoke { id, server }) = self.action {
+            let path = format!("/api/v1/agents/{}/revoke", percent_encode(&id));
+            let mut client = server.client()?;
+            block_on(async { Ok(client.order(Method::POST, &path).await?) })?;
+            return Ok(writeln!(io::stdout(), "agent {id} is shut out")?);
+        }
+        let answer: serde_json::Value = block_on(self.server.client()?.get("/api/v1/agents"))?;
+        if self.json {
+            return print_json(&answer);
+        }
+        let listed = Listed::deserialize(answer)?;
+        Ok(table(&listed.agents, SystemTime::now()).print(&mut io::stdout().lock())?)
+    }
+}
+
+fn table(agents: &[Agent], now: SystemTime) -> Table {
+    let mut table = Table::new(&[
+        ("AGENT", Align::Left),
+        ("HOST", Align::Left),
+        ("VERSION", Align::Left),
+        ("STATE", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("LAG", Align::Right),
+        ("LOST", Align::Left),
+        ("CERTIFICATE", Align::Left),
+    ]);
+    for agent in agents {
+        let expires = agent.certificate_expires.as_deref();
+        table.row(&[
+            agent.id.clone(),
+            agent.host.clone(),
+            agent.version.clone(),
+            state(agent, now),
+            agent.address.clone(),
+            agent.lag_bytes.map_or_else(|| "-".into(), table::bytes),
+            losses(&agent.losses),
+            expires.map_or_else(
+                || "-".into(),
+                |time| format!("ends {}", table::relative(time, now)),
+            ),
+        ]);
+    }
+    table
+}
+
+fn state(agent: &Agent, now: SystemTime) -> String {
+    let transport = agent.transport.as_deref().unwrap_or("connected");
+    match &agent.last_seen {
+        _ if agent.revoked => "revoked".into(),
+        _ if agent.connected => transport.to_owned(),
+        Some(time) => format!("seen {}", table::relative(time, now)),
+        None => "never seen".into(),
+    }
+}
+
+/// `none`, or `3 truncated, 1 damaged`.
+fn losses(losses: &BTreeMap<String, u64>) -> String {
+    let counted = losses.iter().filter(|(_, count)| **count > 0);
+    let told: Vec<String> = counted
+        .map(|(reason, count)| format!("{} {reason}", table::count(*count)))
+        .collect();
+    if told.is_empty() {
+        "none".into()
+    } else {
+        told.join(", ")
+    }
+}
