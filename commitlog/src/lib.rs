@@ -7,3 +7,5 @@ pub mod batch;
 pub mod error;
 pub mod id;
 pub mod limits;
+pub mod storage;
+pub mod wire;

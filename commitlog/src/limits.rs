@@ -32,3 +32,50 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 200;
 
 /// Partitions of one topic. More than any single machine can use; bounds what a peer can ask for.
 pub const PARTITIONS_MAX: u32 = 1024;
+
+/// A control message on the wire. Holds a Hello that names [`SESSION_PARTITIONS_MAX`] partitions with
+/// the longest names.
+pub const CONTROL_BYTES_MAX: usize = 256 * 1024;
+
+/// Partitions of one session, and so its data streams. A stream that is silent costs each side some
+/// hundred bytes.
+pub const SESSION_PARTITIONS_MAX: usize = 1024;
+
+/// A host name, a machine id, a version, an address on the wire. DNS names have at most 253 bytes.
+pub const WIRE_NAME_BYTES_MAX: usize = 256;
+
+/// A refusal's words. A sentence that says what to do, not a page.
+pub const WIRE_TEXT_BYTES_MAX: usize = 1024;
+
+/// A certificate request or chain on the wire. An Ed25519 chain of two has about 1 KiB.
+pub const WIRE_CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
+
+/// Addresses in one redirect.
+pub const WIRE_ADDRESSES_MAX: usize = 64;
+
+/// Topics in one hint, reasons in one status.
+pub const WIRE_LIST_MAX: usize = 1024;
+
+/// One chunk of a stream over TCP. Small, so that a full batch cannot hold up an acknowledgement:
+/// 64 KiB are half a millisecond at 1 Gbit/s.
+pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// Control bytes that wait to be written. A peer that does not read its acknowledgements is cut off
+/// rather than remembered.
+pub const CONTROL_BACKLOG_BYTES_MAX: usize = 4 * CONTROL_BYTES_MAX;
+
+/// A side that sent nothing for this long says that it lives, where the transport does not.
+pub const SESSION_PING_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A peer that was silent for this long is gone. Three pings may be lost; the agent has its spool.
+pub const SESSION_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// What a frame's buffer takes before the frame's bytes arrive. A peer gets memory for what it sends,
+/// not for what it says it will send.
+pub const FRAME_BYTES_FIRST: usize = 64 * 1024;
+
+const _: () = {
+    // A Hello with every partition at its longest name fits one control message.
+    assert!(SESSION_PARTITIONS_MAX * (TOPIC_NAME_BYTES_MAX + 2 + 4) + 2048 <= CONTROL_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX > CHUNK_BYTES_MAX);
+};
