@@ -8,11 +8,14 @@
 //! The folder also holds the sample files that users copy: `agent.yaml` and `aggregator.yaml` name
 //! every option there is.
 
+pub mod credentials;
 pub mod environment;
 pub mod fields;
+pub mod join;
 mod limits;
 pub mod load;
 mod node;
+pub mod private_file;
 pub mod problem;
 mod suggest;
 pub mod units;

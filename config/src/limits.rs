@@ -18,3 +18,12 @@ pub(crate) const EXCERPT_CHARS_MAX: usize = 160;
 
 /// A value after substitution of its environment variables.
 pub(crate) const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// A join token. The longest has 16 addresses of the longest host names.
+pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Addresses in a join token: more aggregators than one agent would ever try in turn.
+pub(crate) const JOIN_ADDRESSES_MAX: usize = 16;
+
+/// An agent's id: a host name's label has 63.
+pub(crate) const AGENT_ID_BYTES_MAX: usize = 64;

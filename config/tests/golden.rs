@@ -85,21 +85,17 @@ impl Environment for Variables {
     }
 }
 
-fn cases() -> Vec<PathBuf> {
+#[test]
+fn each_mistake_is_told_with_its_place_and_its_cure() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|end| end == "yaml"))
         .collect();
-    found.sort();
-    found
-}
-
-#[test]
-fn each_mistake_is_told_with_its_place_and_its_cure() {
+    cases.sort();
     let mut wrong = Vec::new();
-    for path in cases() {
+    for path in cases {
         let source = Source {
             path: path.file_name().unwrap().into(),
             text: std::fs::read_to_string(&path).unwrap(),
