@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use config::credentials;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,14 +17,9 @@ use crate::terminal;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerOptions {
-    /// The aggregator's HTTP address
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "WEIR_SERVER",
-        default_value = "http://127.0.0.1:9348"
-    )]
-    server: ServerUrl,
+    /// The aggregator's HTTP address [default: where `weir up` ran last, or http://127.0.0.1:9348]
+    #[arg(long, value_name = "URL", env = "WEIR_SERVER", hide_env_values = true)]
+    server: Option<ServerUrl>,
 
     /// The token to show; it is visible in the process list, so prefer the environment or a file
     #[arg(long, value_name = "TOKEN", env = "WEIR_TOKEN", hide_env_values = true)]
@@ -34,6 +30,7 @@ pub(crate) struct ServerOptions {
         long,
         value_name = "FILE",
         env = "WEIR_TOKEN_FILE",
+        hide_env_values = true,
         conflicts_with = "token"
     )]
     token_file: Option<PathBuf>,
@@ -61,6 +58,8 @@ pub(crate) struct Failure {
 pub(crate) enum FailureKind {
     /// The server cannot be reached or broke off: the same request can succeed later.
     Unreachable,
+    /// The records asked for are deleted; those from this offset on are there.
+    Trimmed(i64),
     /// The server answered no.
     Refused,
 }
@@ -68,28 +67,65 @@ pub(crate) enum FailureKind {
 impl ServerOptions {
     /// A client for these options. Connects when it is first asked something.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let token = self.find_token()?;
-        let (token, token_origin) = token.unzip();
+        let given = self.given_token()?;
+        let stored = match (&self.server, &given) {
+            (Some(_), Some(_)) => None,
+            _ => stored_credentials()?,
+        };
+        let server = match (&self.server, &stored) {
+            (Some(server), _) => server.clone(),
+            (None, Some(stored)) => stored.server.clone(),
+            (None, None) => DEFAULT_SERVER.parse().map_err(anyhow::Error::msg)?,
+        };
+        // A stored token is for its own server and shown to no other.
+        let stored = stored.filter(|stored| stored.server == server);
+        let token = given.or_else(|| stored.map(|stored| stored.token));
         Ok(Client {
-            connection: Connection::new(self.server.clone(), token.as_deref()),
-            server: self.server.clone(),
-            token_origin,
+            connection: Connection::new(
+                server.clone(),
+                token.as_ref().map(|it| it.secret.as_str()),
+            ),
+            server,
+            token_origin: token.map(|token| token.origin),
         })
     }
 
-    /// The token and where it was found.
-    fn find_token(&self) -> anyhow::Result<Option<(String, String)>> {
-        if let Some(token) = &self.token {
-            return Ok(Some((
-                token.trim().to_owned(),
-                "--token or WEIR_TOKEN".into(),
-            )));
-        }
-        if let Some(file) = &self.token_file {
-            return Ok(Some((read_token(file)?, file.display().to_string())));
-        }
-        Ok(None)
+    fn given_token(&self) -> anyhow::Result<Option<Token>> {
+        let (secret, origin) = match (&self.token, &self.token_file) {
+            (Some(token), _) => (token.trim().to_owned(), "--token or WEIR_TOKEN".into()),
+            (None, Some(file)) => (read_token(file)?, file.display().to_string()),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Token { secret, origin }))
     }
+}
+
+/// A token and, for the message that it was refused, where it came from.
+struct Token {
+    secret: String,
+    origin: String,
+}
+
+/// What `weir up` left for this user.
+struct Stored {
+    server: ServerUrl,
+    token: Token,
+}
+
+fn stored_credentials() -> anyhow::Result<Option<Stored>> {
+    let Some(path) = credentials::path() else {
+        return Ok(None);
+    };
+    let Some(credentials) = credentials::read(&path)? else {
+        return Ok(None);
+    };
+    let server = credentials.server.parse();
+    let server = server.map_err(|error: String| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let token = Token {
+        secret: credentials.token,
+        origin: path.display().to_string(),
+    };
+    Ok(Some(Stored { server, token }))
 }
 
 fn read_token(file: &Path) -> anyhow::Result<String> {
@@ -205,12 +241,14 @@ impl Client {
             None => (format!("{server} answered {status}"), None),
         };
         let hint = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(self.token_hint()),
+            StatusCode::UNAUTHORIZED => Some(self.token_hint()),
             _ => hint.filter(|hint| !hint.is_empty()),
         };
-        // A server that is overloaded or stopping says so with 503; the same request can succeed.
-        let kind = match status {
-            StatusCode::SERVICE_UNAVAILABLE => FailureKind::Unreachable,
+        let start = self.header(&answer.headers, "weir-start-offset");
+        let kind = match (status, start) {
+            (StatusCode::GONE, Ok(start)) => FailureKind::Trimmed(start),
+            // Overloaded or stopping: the same request can succeed.
+            (StatusCode::SERVICE_UNAVAILABLE, _) => FailureKind::Unreachable,
             _ => FailureKind::Refused,
         };
         Failure {
@@ -240,6 +278,9 @@ fn ask(method: Method, path: &str, body: Vec<u8>) -> Ask {
         body,
     }
 }
+
+/// Where `weir up` and `weir serve` listen unless they are told otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:9348";
 
 /// Runs one command's requests to their end on this thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

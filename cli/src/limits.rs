@@ -6,15 +6,15 @@ use std::time::Duration;
 /// raw, JSON writes a byte as six at worst, and a chunk may hold several batches.
 pub(crate) const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Bytes of batches asked for at once: enough to keep one connection busy, little enough that a
-/// chunk for each of some hundred partitions fits a small machine.
-pub(crate) const CHUNK_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of records asked for at once, as they are before compression: enough to keep one connection
+/// busy, little enough that nobody waits long for the first.
+pub(crate) const CHUNK_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Bytes asked for at once over all partitions; each gets its share, down to one batch.
-pub(crate) const CHUNKS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes asked for at once over all partitions; each gets its share. Bounds the memory of a tail.
+pub(crate) const CHUNKS_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// The least that is asked for at once: one of our batches at its largest.
-pub(crate) const CHUNK_BYTES_MIN: usize = 512 * 1024;
+/// The least that is asked for at once. A single batch comes whole however large it is.
+pub(crate) const CHUNK_BYTES_MIN: usize = 1024 * 1024;
 
 /// Chunks that wait between the network and the printer, per partition.
 pub(crate) const CHUNKS_WAITING_MAX: usize = 2;

@@ -13,12 +13,10 @@ use serde::Deserialize;
 
 use crate::terminal;
 
-/// How a record is printed.
+/// How a record is printed: the value's bytes and a newline, or one JSON object a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// The value's bytes and a newline
     Raw,
-    /// One JSON object a record
     Json,
 }
 
@@ -68,6 +66,8 @@ pub(super) struct Chunk {
     pub(super) rest: Bytes,
     /// Where the log goes on after it.
     pub(super) next: i64,
+    /// Why records may be missing in it.
+    pub(super) reason: &'static str,
 }
 
 /// Decoded records as text, ready to be written.
@@ -117,22 +117,23 @@ impl Decoder {
         block.gaps.clear();
         match self.format {
             _ if chunk.rest.is_empty() => {}
-            Format::Raw => self.decode_batch(&mut chunk.rest, cursor, block)?,
-            Format::Json => self.decode_lines(&mut chunk.rest, cursor, block)?,
+            Format::Raw => self.decode_batch(&mut chunk, cursor, block)?,
+            Format::Json => self.decode_lines(&mut chunk, cursor, block)?,
         }
         if !chunk.rest.is_empty() {
             return Ok(Some(chunk));
         }
-        block.skip_to(chunk.next.min(cursor.until), cursor, SKIPPED);
+        block.skip_to(chunk.next.min(cursor.until), cursor, chunk.reason);
         Ok(None)
     }
 
     fn decode_batch(
         &mut self,
-        rest: &mut Bytes,
+        chunk: &mut Chunk,
         cursor: &mut Cursor,
         block: &mut Block,
     ) -> anyhow::Result<()> {
+        let rest = &mut chunk.rest;
         let header = BatchHeader::parse(rest)
             .with_context(|| format!("no record batch came for offset {}", cursor.next))?;
         let (have, stated) = (rest.len(), header.total_bytes());
@@ -143,7 +144,7 @@ impl Decoder {
         let batch = rest.split_to(stated);
         let end = header.next_offset().get().min(cursor.until);
         if end > cursor.next {
-            block.skip_to(header.base_offset.get(), cursor, SKIPPED);
+            block.skip_to(header.base_offset.get(), cursor, chunk.reason);
             self.decode_records(&header, &batch, cursor, block);
         }
         Ok(())
@@ -186,17 +187,17 @@ impl Decoder {
 
     fn decode_lines(
         &mut self,
-        lines: &mut Bytes,
+        chunk: &mut Chunk,
         cursor: &mut Cursor,
         block: &mut Block,
     ) -> anyhow::Result<()> {
-        let lines = std::mem::take(lines);
+        let lines = std::mem::take(&mut chunk.rest);
         let mut rest: &[u8] = &lines;
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let (line, after) = rest.split_at(end);
             rest = after.get(1..).unwrap_or_default();
-            self.decode_line(line, cursor, block)?;
+            self.decode_line(line, chunk.reason, cursor, block)?;
         }
         Ok(())
     }
@@ -204,6 +205,7 @@ impl Decoder {
     fn decode_line(
         &self,
         line: &[u8],
+        reason: &str,
         cursor: &mut Cursor,
         block: &mut Block,
     ) -> anyhow::Result<()> {
@@ -213,7 +215,7 @@ impl Decoder {
                 return Ok(());
             }
             Line::Record { offset, timestamp } => {
-                block.skip_to(offset, cursor, SKIPPED);
+                block.skip_to(offset, cursor, reason);
                 cursor.next = offset + 1;
                 timestamp
             }
@@ -268,6 +270,3 @@ struct ToldGap {
     to: i64,
     reason: String,
 }
-
-/// Why records are missing when the aggregator gave no reason of its own.
-const SKIPPED: &str = "the aggregator skipped them as damaged or gone";

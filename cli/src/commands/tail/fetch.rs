@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -123,10 +125,24 @@ impl Fetch {
 
     async fn fetch(&mut self, from: i64, wait: Duration) -> anyhow::Result<Chunk> {
         let path = format!("{}&from={from}&wait={}ms", self.path, wait.as_millis());
-        let answer = self.client.fetch(&path, self.format.media_type()).await?;
+        let answer = match self.client.fetch(&path, self.format.media_type()).await {
+            Ok(answer) => answer,
+            Err(Failure {
+                kind: FailureKind::Trimmed(start),
+                ..
+            }) if start > from => {
+                return Ok(Chunk {
+                    from,
+                    rest: Bytes::new(),
+                    next: start,
+                    reason: "retention has deleted them meanwhile",
+                });
+            }
+            Err(failure) => return Err(failure.into()),
+        };
         let next = self.client.header(&answer.headers, "weir-next-offset")?;
         if wait.is_zero() && next <= from {
-            anyhow::bail!(
+            bail!(
                 "partition {} gives nothing at offset {from}, though its end lies beyond; \
                  `weir log verify` on the aggregator's disk tells more",
                 self.partition
@@ -136,6 +152,7 @@ impl Fetch {
             from,
             rest: answer.body,
             next,
+            reason: "the aggregator skipped them as damaged",
         })
     }
 }

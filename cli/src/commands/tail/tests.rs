@@ -54,6 +54,7 @@ fn chunk(from: i64, next: i64, parts: &[Vec<u8>]) -> Chunk {
         from,
         rest: Bytes::from(parts.concat()),
         next,
+        reason: "skipped",
     }
 }
 
