@@ -3,4 +3,5 @@
 pub mod blocking;
 pub mod config;
 pub mod limits;
+pub mod meta;
 pub mod telemetry;

@@ -1,0 +1,281 @@
+//! The small facts that must survive: committed offsets, join tokens, agents.
+//!
+//! One redb database, `data_dir/meta.redb`. Every call that changes something has fsynced it when it
+//! returns. Calls wait for the disk: run them where that is allowed (`blocking.rs`).
+//!
+//! Damage is never read as emptiness: a file that fails its checksums is an error that says what to
+//! do, and a write that failed is retried on a database opened anew. After a failed fsync nothing
+//! more is written until the process starts again.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use commitlog::error::{Error, ErrorKind, Result};
+use commitlog::id::{Offset, TopicPartition};
+use commitlog::storage::Storage;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+mod backend;
+#[cfg(test)]
+mod tests;
+
+use backend::StorageFile;
+
+/// The database.
+pub struct Meta {
+    storage: Arc<dyn Storage>,
+    path: PathBuf,
+    /// `None` after a failure, until the next call opens it again.
+    database: Mutex<Option<Arc<Database>>>,
+    sync_failed: Arc<AtomicBool>,
+}
+
+/// A kind of record that is kept under a text key, as JSON.
+pub trait Record: Serialize + DeserializeOwned {
+    /// Where.
+    const TABLE: TableDefinition<'static, &'static str, &'static [u8]>;
+}
+
+/// A change in progress: all of it happens, or nothing.
+pub struct Change {
+    transaction: WriteTransaction,
+    path: PathBuf,
+}
+
+const OFFSETS: TableDefinition<'static, (&str, &str), i64> = TableDefinition::new("offsets");
+
+impl Meta {
+    /// Opens the database, or makes it when there is none.
+    pub fn open(storage: Arc<dyn Storage>, path: &Path) -> Result<Meta> {
+        let meta = Meta {
+            storage,
+            path: path.to_owned(),
+            database: Mutex::new(None),
+            sync_failed: Arc::default(),
+        };
+        meta.database()?;
+        Ok(meta)
+    }
+
+    /// Commits a group's offsets.
+    pub fn put_offsets(&self, group: &str, offsets: &[(TopicPartition, Offset)]) -> Result<()> {
+        self.change(|change| {
+            let mut table = change
+                .transaction
+                .open_table(OFFSETS)
+                .map_err(|e| change.wrong(e))?;
+            for (partition, offset) in offsets {
+                let key = (group, &*partition.to_string());
+                table
+                    .insert(key, offset.get())
+                    .map_err(|e| change.wrong(e))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A group's committed offsets.
+    pub fn offsets(&self, group: &str) -> Result<Vec<(TopicPartition, Offset)>> {
+        let mut found = Vec::new();
+        self.each_offset(|of, partition, offset| {
+            if of == group {
+                found.push((partition, offset));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The groups that have committed, sorted.
+    pub fn groups(&self) -> Result<Vec<String>> {
+        let mut groups: Vec<String> = Vec::new();
+        self.each_offset(|of, _, _| {
+            if groups.last().is_none_or(|last| last != of) {
+                groups.push(of.to_owned());
+            }
+        })?;
+        Ok(groups)
+    }
+
+    /// One record.
+    pub fn record<R: Record>(&self, key: &str) -> Result<Option<R>> {
+        let database = self.database()?;
+        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        match transaction.open_table(R::TABLE) {
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            table => find(&self.path, &table.map_err(|e| self.failed(e))?, key),
+        }
+    }
+
+    /// Every record of a kind, by key.
+    pub fn records<R: Record>(&self) -> Result<Vec<(String, R)>> {
+        let database = self.database()?;
+        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        match transaction.open_table(R::TABLE) {
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+            table => list(&self.path, &table.map_err(|e| self.failed(e))?),
+        }
+    }
+
+    /// Reads and writes in one step: durable as a whole when it returns, undone when `work` fails.
+    pub fn change<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&Change) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let database = self.database()?;
+        let transaction = database.begin_write().map_err(|e| self.failed(e))?;
+        let change = Change {
+            transaction,
+            path: self.path.clone(),
+        };
+        let result = work(&change)?;
+        change.transaction.commit().map_err(|e| self.failed(e))?;
+        Ok(result)
+    }
+
+    fn each_offset(&self, mut visit: impl FnMut(&str, TopicPartition, Offset)) -> Result<()> {
+        let database = self.database()?;
+        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        let table = match transaction.open_table(OFFSETS) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+            table => table.map_err(|e| self.failed(e))?,
+        };
+        for entry in table
+            .range::<(&str, &str)>(..)
+            .map_err(|e| self.failed(e))?
+        {
+            let (key, offset) = entry.map_err(|e| self.failed(e))?;
+            let (group, partition) = key.value();
+            let offset = Offset::new(offset.value()).ok_or_else(|| damaged(&self.path))?;
+            visit(group, partition.parse()?, offset);
+        }
+        Ok(())
+    }
+
+    /// The open database, opened again after a failure.
+    fn database(&self) -> Result<Arc<Database>> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                format!(
+                    "{}: an earlier fsync failed; check the disk, then restart the aggregator",
+                    self.path.display()
+                ),
+            ));
+        }
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*slot {
+            return Ok(Arc::clone(database));
+        }
+        let file = StorageFile::open(&*self.storage, &self.path, Arc::clone(&self.sync_failed))?;
+        let opened = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(file)
+            .map_err(|error| wrong(&self.path, error.into()))?;
+        let database = Arc::new(opened);
+        *slot = Some(Arc::clone(&database));
+        Ok(database)
+    }
+
+    /// What a failure means; the next call opens the database anew.
+    fn failed(&self, error: impl Into<redb::Error>) -> Error {
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        wrong(&self.path, error.into())
+    }
+}
+
+impl Change {
+    /// One record.
+    pub fn record<R: Record>(&self, key: &str) -> Result<Option<R>> {
+        let table = self
+            .transaction
+            .open_table(R::TABLE)
+            .map_err(|e| self.wrong(e))?;
+        find(&self.path, &table, key)
+    }
+
+    /// Every record of a kind, by key.
+    pub fn records<R: Record>(&self) -> Result<Vec<(String, R)>> {
+        let table = self
+            .transaction
+            .open_table(R::TABLE)
+            .map_err(|e| self.wrong(e))?;
+        list(&self.path, &table)
+    }
+
+    /// Writes a record, over the one that is there.
+    pub fn put<R: Record>(&self, key: &str, record: &R) -> Result<()> {
+        let bytes = serde_json::to_vec(record).map_err(|e| Error::input(e.to_string()))?;
+        let mut table = self
+            .transaction
+            .open_table(R::TABLE)
+            .map_err(|e| self.wrong(e))?;
+        table.insert(key, &*bytes).map_err(|e| self.wrong(e))?;
+        Ok(())
+    }
+
+    /// Removes a record.
+    pub fn remove<R: Record>(&self, key: &str) -> Result<()> {
+        let mut table = self
+            .transaction
+            .open_table(R::TABLE)
+            .map_err(|e| self.wrong(e))?;
+        table.remove(key).map_err(|e| self.wrong(e))?;
+        Ok(())
+    }
+
+    fn wrong(&self, error: impl Into<redb::Error>) -> Error {
+        wrong(&self.path, error.into())
+    }
+}
+
+fn find<R: Record>(
+    path: &Path,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+) -> Result<Option<R>> {
+    let found = table.get(key).map_err(|e| wrong(path, e.into()))?;
+    found.map(|bytes| read(path, bytes.value())).transpose()
+}
+
+fn list<R: Record>(
+    path: &Path,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<(String, R)>> {
+    let mut found = Vec::new();
+    for entry in table.iter().map_err(|e| wrong(path, e.into()))? {
+        let (key, bytes) = entry.map_err(|e| wrong(path, e.into()))?;
+        found.push((key.value().to_owned(), read(path, bytes.value())?));
+    }
+    Ok(found)
+}
+
+fn read<R: Record>(path: &Path, bytes: &[u8]) -> Result<R> {
+    serde_json::from_slice(bytes).map_err(|_| damaged(path))
+}
+
+fn wrong(path: &Path, error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) => Error::io(path.display().to_string(), error),
+        redb::Error::PreviousIo => Error::new(
+            ErrorKind::Retry,
+            format!("{}: an earlier write failed", path.display()),
+        ),
+        redb::Error::Corrupted(_) => damaged(path),
+        error => Error::new(ErrorKind::Closed, format!("{}: {error}", path.display())),
+    }
+}
+
+fn damaged(path: &Path) -> Error {
+    Error::damaged(format!(
+        "{} is damaged: restore it from a backup, or move it away to start without committed \
+         offsets, tokens and revocations",
+        path.display()
+    ))
+}
+
+/// A few thousand agents and groups fit; the kernel caches the rest.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
