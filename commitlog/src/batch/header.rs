@@ -9,29 +9,6 @@ use crate::error::{Error, Result};
 use crate::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RAW_BYTES_MAX, BATCH_RECORDS_MAX};
 
-/// Everything before the records.
-pub const HEADER_BYTES: usize = 61;
-
-/// What the length field does not count: the base offset and itself.
-pub(super) const LENGTH_EXCLUDES: usize = 12;
-
-pub(super) const MAGIC: u8 = 2;
-pub(super) const MAGIC_AT: usize = 16;
-pub(super) const LEADER_EPOCH_AT: usize = 12;
-pub(super) const CRC_AT: usize = 17;
-/// The CRC covers everything from here on.
-pub(super) const SEALED_FROM: usize = 21;
-pub(super) const PRODUCER_AT: usize = 43;
-
-const CODEC_BITS: u16 = 0b111;
-const CODEC_NAMES: [&str; 8] = ["none", "gzip", "snappy", "lz4", "zstd", "5", "6", "7"];
-const LOG_APPEND_TIME: u16 = 1 << 3;
-const TRANSACTIONAL: u16 = 1 << 4;
-const CONTROL: u16 = 1 << 5;
-
-/// The attributes of a batch whose records are one zstd frame.
-pub(super) const ATTRIBUTES_ZSTD: u16 = 4;
-
 /// What the header says. Where it was [`parse`](BatchHeader::parse)d, its fields fit each other:
 /// `record_count` is `last_offset_delta + 1`, and no offset passes the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,3 +274,26 @@ fn producer(header: &[u8; HEADER_BYTES]) -> Result<Option<Producer>> {
         ))
     })
 }
+
+/// Everything before the records.
+pub const HEADER_BYTES: usize = 61;
+
+/// What the length field does not count: the base offset and itself.
+pub(super) const LENGTH_EXCLUDES: usize = 12;
+
+pub(super) const MAGIC: u8 = 2;
+pub(super) const MAGIC_AT: usize = 16;
+pub(super) const LEADER_EPOCH_AT: usize = 12;
+pub(super) const CRC_AT: usize = 17;
+/// The CRC covers everything from here on.
+pub(super) const SEALED_FROM: usize = 21;
+pub(super) const PRODUCER_AT: usize = 43;
+
+const CODEC_BITS: u16 = 0b111;
+const CODEC_NAMES: [&str; 8] = ["none", "gzip", "snappy", "lz4", "zstd", "5", "6", "7"];
+const LOG_APPEND_TIME: u16 = 1 << 3;
+const TRANSACTIONAL: u16 = 1 << 4;
+const CONTROL: u16 = 1 << 5;
+
+/// The attributes of a batch whose records are one zstd frame.
+pub(super) const ATTRIBUTES_ZSTD: u16 = 4;

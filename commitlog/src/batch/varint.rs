@@ -1,9 +1,6 @@
 //! Zigzag varints: seven bits a byte, low bits first, the top bit set on all bytes but the last; the
 //! sign lies in bit 0, so that small numbers of either sign are short.
 
-/// The most bytes one number takes.
-pub(super) const VARINT_BYTES_MAX: usize = 10;
-
 /// Folds the sign into bit 0: 0, -1, 1, -2 become 0, 1, 2, 3.
 pub(super) const fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
@@ -73,6 +70,9 @@ const fn unfold(folded: u64) -> i64 {
 const fn low_seven(folded: u64) -> u8 {
     (folded & 0x7f) as u8
 }
+
+/// The most bytes one number takes.
+pub(super) const VARINT_BYTES_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
