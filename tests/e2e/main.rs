@@ -1,1 +1,10 @@
-//! The whole, as real processes.
+//! The whole, as real processes: files in, `kill -9` in between, every line out exactly once.
+
+mod chaos;
+mod hosts;
+mod main_job;
+mod power_cut;
+mod refusals;
+mod stored_log;
+mod system_calls;
+mod udp_blocked;

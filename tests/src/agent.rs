@@ -79,7 +79,7 @@ impl Agent {
         } = options;
         let files = serde_json::to_string(files).context("file names are text")?;
         let config = format!(
-            "agent: {{data_dir: \"{}\"}}\nship: {{to: [\"{ship_to}\"]}}\n\
+            "agent: {{data_dir: \"{}\", host_name: {name}}}\nship: {{to: [\"{ship_to}\"]}}\n\
              logs:\n  app: {{files: {files}, topic: {topic}}}\n{more}\n",
             data_dir.display()
         );

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod aggregator;
 pub mod api;
+pub mod chaos;
 pub mod condition;
 pub mod limits;
 pub mod namespace;
@@ -14,4 +15,5 @@ pub mod oracle;
 pub mod process;
 pub mod programs;
 pub mod skip;
+pub mod sweep;
 pub mod world;
