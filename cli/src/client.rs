@@ -17,7 +17,7 @@ use crate::terminal;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerOptions {
-    /// The aggregator's HTTP address [default: where `weir up` ran last, or http://127.0.0.1:9348]
+    /// The aggregator's HTTP address [default: that of the last `weir up`, or port 9348 here]
     #[arg(long, value_name = "URL", env = "WEIR_SERVER", hide_env_values = true)]
     server: Option<ServerUrl>,
 

@@ -3,6 +3,7 @@
 
 mod agents;
 mod completions;
+mod groups;
 mod tail;
 mod token;
 mod topics;
@@ -33,6 +34,7 @@ const COMMANDS: &[Entry] = &[
     entry::<tail::Tail>(),
     entry::<topics::Topics>(),
     entry::<agents::Agents>(),
+    entry::<groups::Groups>(),
     entry::<token::Token>(),
     entry::<completions::Completions>(),
 ];
