@@ -196,6 +196,19 @@ pub fn split_first(bytes: &[u8]) -> Result<(BatchHeader, &[u8], &[u8])> {
     Ok((verify(batch)?, batch, rest))
 }
 
+/// What the records of `batch`, which [`verify`] accepted, take when they are decompressed; the most
+/// that is legal where their frame does not say.
+pub fn raw_bytes(batch: &[u8]) -> usize {
+    let records = batch.get(HEADER_BYTES..).unwrap_or_default();
+    match BatchHeader::parse(batch).and_then(|header| header.codec()) {
+        Ok(Codec::Zstd) => match raw_bytes_stated(records) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(_) => BATCH_RAW_BYTES_MAX,
+        },
+        Ok(Codec::None) | Err(_) => records.len(),
+    }
+}
+
 /// Places a batch in a log: base offset, and leader epoch 0. The CRC does not cover them.
 ///
 /// `batch` is one that [`verify`] accepted.
