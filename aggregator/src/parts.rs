@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use commitlog::id::Timestamp;
-use commitlog::storage::{Disk, Storage};
+use commitlog::storage::Storage;
+use commitlog::storage::disk::Disk;
 
 use crate::blocking::Blocking;
 

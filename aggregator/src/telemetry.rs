@@ -8,8 +8,7 @@ use std::sync::Arc;
 use commitlog::id::TopicPartition;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// Bytes of batches appended, compressed, by topic.
@@ -49,7 +48,7 @@ pub const HTTP_CONNECTIONS: &str = "weir_aggregator_http_connections";
 /// HTTP requests answered, by status class.
 pub const HTTP_REQUESTS: &str = "weir_aggregator_http_requests_total";
 
-/// An fsync takes 0.1 ms on a good NVMe drive and seconds on a dying one.
+/// An fsync takes 0.1 ms on a good drive and seconds on a dying one.
 const FSYNC_BUCKETS_SECONDS: [f64; 12] = [
     0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0,
 ];

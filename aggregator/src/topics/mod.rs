@@ -111,7 +111,7 @@ pub struct PartitionInfo {
     /// Bytes on disk.
     pub bytes: u64,
     /// Segments on disk.
-    pub segments: u64,
+    pub segments: usize,
     /// Why it takes nothing at the moment, where that is so.
     pub failure: Option<String>,
 }
@@ -209,6 +209,44 @@ impl Topics {
     /// [`Topics::disk`] as it changes.
     pub fn disk_watch(&self) -> watch::Receiver<DiskCredit> {
         self.shared.disk.watch()
+    }
+
+    /// How many partitions the topic has; 0 when it does not exist.
+    pub fn existing_count(&self, topic: &TopicName) -> u32 {
+        read_lock(&self.table).get(topic).map_or(0, catalog::count)
+    }
+
+    /// What keeps agents from shipping or consumers from reading, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let closed = |partition: Arc<Partition>| {
+            let why = partition.failure()?;
+            Some(format!("partition {} is closed: {why}", partition.id()))
+        };
+        let mut problems: Vec<String> = self.partitions().into_iter().filter_map(closed).collect();
+        if self.disk().is_zero() {
+            problems.push("the disk is full: agents keep their lines until there is room".to_owned());
+        }
+        problems
+    }
+
+    /// Brings the gauges up to date, for a scrape.
+    pub fn observe(&self) {
+        let telemetry = &self.shared.telemetry;
+        let mut closed = 0;
+        for topic in self.list() {
+            for partition in topic.partitions {
+                let number = partition.partition.to_string();
+                let labels = &[topic.name.as_str(), number.as_str()];
+                let (durable, appended) = (partition.durable.get(), partition.appended.get());
+                telemetry.durable_lag.with_label_values(labels).set(appended - durable);
+                telemetry.end_offset.with_label_values(labels).set(durable);
+                telemetry.start_offset.with_label_values(labels).set(partition.start.get());
+                let bytes = i64::try_from(partition.bytes).unwrap_or(i64::MAX);
+                telemetry.partition_bytes.with_label_values(labels).set(bytes);
+                closed += i64::from(partition.failure.is_some());
+            }
+        }
+        telemetry.partitions_closed.set(closed);
     }
 
     /// Every partition of every topic.

@@ -5,7 +5,6 @@
 //! told by the generation and changes nothing.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -35,7 +34,6 @@ pub struct Partition {
     failure: Mutex<Option<String>>,
     durable: watch::Sender<Offset>,
     sync: Mutex<SyncState>,
-    bytes: AtomicU64,
     metrics: PartitionMetrics,
 }
 
@@ -91,7 +89,6 @@ impl Partition {
             failure: Mutex::new(None),
             durable: watch::Sender::new(Offset::ZERO),
             sync: Mutex::new(SyncState::Clean),
-            bytes: AtomicU64::new(0),
         });
         partition.reopen_if_due();
         partition
@@ -171,7 +168,8 @@ impl Partition {
             start: of(LogReader::start),
             durable,
             appended: of(LogReader::end).max(durable),
-            bytes: self.bytes.load(Ordering::Relaxed),
+            bytes: reader.as_ref().map_or(0, LogReader::bytes),
+            segments: reader.as_ref().map_or(0, LogReader::segments),
             failure: self.failure(),
         }
     }
@@ -192,7 +190,6 @@ impl Partition {
             _ => return Err(self.opened_again()),
         };
         let result = log.append(&mut batch, now);
-        self.bytes.store(log.bytes(), Ordering::Relaxed);
         match result {
             Ok(appended) => {
                 drop(state);
@@ -219,7 +216,7 @@ impl Partition {
             Outcome::Duplicate => metrics.duplicates.inc(),
             Outcome::Conflict { .. } => metrics.conflicts.inc(),
             Outcome::OutOfOrder { .. } => metrics.refused_out_of_order.inc(),
-            Outcome::Fenced => metrics.refused_fenced.inc(),
+            Outcome::Fenced { .. } => metrics.refused_fenced.inc(),
         }
     }
 
@@ -276,7 +273,6 @@ impl Partition {
                     tracing::warn!(partition = %self.id, ?recovery, "recovered");
                 }
                 *self.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(log.reader());
-                self.bytes.store(log.bytes(), Ordering::Relaxed);
                 let durable = log.durable_end();
                 state.writer = Writer::Open(log);
                 *lock(&self.failure) = None;
@@ -345,7 +341,9 @@ impl Partition {
                 return;
             };
             let Some(job) = log.start_sync() else {
-                return;
+                let durable = log.durable_end();
+                drop(state);
+                return self.publish(durable);
             };
             (job, generation)
         };
@@ -378,7 +376,6 @@ impl Partition {
             return;
         };
         let result = log.apply_retention(now);
-        self.bytes.store(log.bytes(), Ordering::Relaxed);
         match result {
             Ok(_) => {}
             Err(error) if error.kind == ErrorKind::Retry => {

@@ -1,0 +1,136 @@
+//! The aggregator's HTTP API: the list of its routes, each with who may ask it. One file a
+//! resource.
+//!
+//! Invariants: every route but those marked [`Access::Everybody`] asks for the token (a test goes
+//! over the list); errors are JSON with a code, a message and a hint; nothing here waits for a disk
+//! on an async thread.
+
+mod agents;
+mod auth;
+mod error;
+mod groups;
+mod health;
+mod json;
+mod lines;
+mod parameter;
+mod records;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod topics;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, post};
+use tokio_util::sync::CancellationToken;
+
+pub use auth::{Gate, Origins};
+pub use server::serve;
+
+use self::error::ApiError;
+use crate::agents::Agents;
+use crate::blocking::Blocking;
+use crate::groups::Groups;
+use crate::health::Health;
+use crate::identity::Authority;
+use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::telemetry::Telemetry;
+use crate::topics::Topics;
+
+/// What the handlers work with; a handle, cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// The topics.
+    pub topics: Topics,
+    /// Consumer groups.
+    pub groups: Groups,
+    /// Who ships here.
+    pub agents: Agents,
+    /// Tokens and revocation.
+    pub authority: Authority,
+    /// The metrics.
+    pub telemetry: Telemetry,
+    /// Whether all works.
+    pub health: Health,
+    /// Who may ask.
+    pub gate: Gate,
+    /// Where work that waits for the disk runs.
+    pub blocking: Blocking,
+    /// Ends long polls.
+    pub shutdown: CancellationToken,
+}
+
+/// Who may ask a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Everybody: health checks carry no secrets.
+    Everybody,
+    /// Who shows the token.
+    Token,
+}
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<Api>,
+}
+
+/// All routes. The one list.
+fn routes() -> Vec<Route> {
+    use Access::{Everybody, Token};
+    let route = |method, path, access, handler| Route { method, path, access, handler };
+    const GROUP_OFFSETS: &str = "/api/v1/groups/{group}/offsets";
+    vec![
+        route(Method::GET, "/healthz", Everybody, get(health::healthz)),
+        route(Method::GET, "/readyz", Everybody, get(health::readyz)),
+        route(Method::GET, "/metrics", Token, get(health::metrics)),
+        route(Method::GET, "/api/v1/topics", Token, get(topics::list)),
+        route(Method::GET, "/api/v1/topics/{topic}/records", Token, get(records::get)),
+        route(Method::GET, "/api/v1/groups", Token, get(groups::list)),
+        route(Method::GET, GROUP_OFFSETS, Token, get(groups::offsets)),
+        route(Method::POST, GROUP_OFFSETS, Token, post(groups::commit)),
+        route(Method::GET, "/api/v1/agents", Token, get(agents::list)),
+        route(Method::POST, "/api/v1/agents/{id}/revoke", Token, post(agents::revoke)),
+        route(Method::GET, "/api/v1/tokens", Token, get(tokens::list)),
+        route(Method::POST, "/api/v1/tokens", Token, post(tokens::create)),
+        route(Method::DELETE, "/api/v1/tokens/{id}", Token, delete(tokens::revoke)),
+    ]
+}
+
+/// The API as a service.
+fn router(api: Api) -> Router {
+    let gate = api.gate.clone();
+    let token = || from_fn_with_state(gate.clone(), auth::require_token);
+    let mut router = Router::new();
+    for route in routes() {
+        let handler = match route.access {
+            Access::Everybody => route.handler,
+            Access::Token => route.handler.layer(token()),
+        };
+        router = router.route(route.path, handler);
+    }
+    router
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
+        .layer(from_fn_with_state(gate.clone(), auth::require_origin))
+        .with_state(api)
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    let message = format!("there is nothing at {}", uri.path());
+    ApiError::not_found(message, "the API begins at /api/v1/topics")
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{} cannot be asked with {method}", uri.path()),
+        "use the method that the API's description gives",
+    )
+}
