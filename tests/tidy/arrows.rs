@@ -243,7 +243,8 @@ fn head(text: &str) -> Option<String> {
     let text = text.trim_start();
     let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
     let name = &text[..end.unwrap_or(text.len())];
-    (!name.is_empty()).then(|| name.to_owned())
+    let is_module = !name.is_empty() && name != "super";
+    is_module.then(|| name.to_owned())
 }
 
 fn without_comments(text: &str) -> String {

@@ -59,8 +59,13 @@ fn number_of(line: &str) -> Option<u32> {
     rest[..digits].parse().ok()
 }
 
-/// The words in code marks that are paths.
+/// The words in code marks that are paths; in a table, those of the column "kept by".
 fn modules_in(line: &str) -> Vec<String> {
+    let line = if line.starts_with('|') {
+        line.split('|').nth(3).unwrap_or(line)
+    } else {
+        line
+    };
     let marked = line.split('`').skip(1).step_by(2);
     let is_path = |word: &&str| word.contains('/') && !word.contains(' ') && !word.contains('*');
     marked.filter(is_path).map(str::to_owned).collect()
@@ -83,7 +88,7 @@ fn is_named_in(number: u32, path: &str, sources: &[Source]) -> bool {
 #[test]
 fn an_invariants_line_is_read_in_each_form() {
     let map = "# Invariants\n\n- **I1** dense: `commitlog/src/log/`, `a b/c`\n\
-               | I2 | acknowledged | `commitlog/src/wire/broker.rs` |\nI know nothing\n**I3.** x\n";
+               | I2 | of `a/b` | `commitlog/src/wire/broker.rs` | `c/d` |\nI know nothing\n**I3.** x\n";
     let expected = [
         (1, vec!["commitlog/src/log/".to_owned()]),
         (2, vec!["commitlog/src/wire/broker.rs".to_owned()]),

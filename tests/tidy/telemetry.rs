@@ -13,7 +13,7 @@ fn every_metric_constant_is_used() {
     let mut offences = Vec::new();
     for telemetry in sources
         .iter()
-        .filter(|source| source.path.ends_with("telemetry.rs"))
+        .filter(|source| source.path.ends_with("/src/telemetry.rs"))
     {
         let crate_folder = telemetry.path.split('/').next().unwrap_or_default();
         for (name, _) in constants(&telemetry.text) {
@@ -39,7 +39,7 @@ fn every_metric_is_set_somewhere() {
     let mut offences = Vec::new();
     for telemetry in sources
         .iter()
-        .filter(|source| source.path.ends_with("/telemetry.rs"))
+        .filter(|source| source.path.ends_with("/src/telemetry.rs"))
     {
         let folder = telemetry.path.trim_end_matches("telemetry.rs");
         for field in public_metric_fields(&telemetry.text) {
@@ -66,7 +66,7 @@ fn every_metric_name_is_well_formed_and_unique() {
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for source in rust()
         .iter()
-        .filter(|source| source.path.ends_with("telemetry.rs"))
+        .filter(|source| source.path.ends_with("/src/telemetry.rs"))
     {
         for (name, metric) in constants(&source.text) {
             let is_plain = metric
