@@ -118,20 +118,7 @@ impl BrokerSession {
 
     /// Control bytes to write, empty if there are none.
     pub fn output(&mut self, now: Duration) -> Result<Vec<u8>> {
-        let acks: Vec<Ack> = std::mem::take(&mut self.acks_due)
-            .into_iter()
-            .filter_map(|slot| {
-                let it = self.accepted(slot)?;
-                Some(Ack {
-                    slot,
-                    appended: it.appended,
-                    durable: it.durable?,
-                })
-            })
-            .collect();
-        if !acks.is_empty() {
-            self.say(&ToProducer::Ack(acks))?;
-        }
+        self.say_acks()?;
         let credits: Vec<Credit> = std::mem::take(&mut self.credits_due)
             .into_iter()
             .filter_map(|slot| {
@@ -315,8 +302,10 @@ impl BrokerSession {
         }
     }
 
-    /// Tells that the batch at `sequence` was there with other content.
+    /// Tells that the batch at `sequence` was there with other content. What was appended before it is
+    /// told first: the agent will send the rest under another id.
     pub fn conflict(&mut self, slot: Slot, sequence: Sequence) -> Result<()> {
+        self.say_acks()?;
         self.say(&ToProducer::Conflict(slot, sequence))
     }
 
@@ -335,6 +324,24 @@ impl BrokerSession {
     pub fn credit_left(&self, slot: Slot) -> u64 {
         self.accepted(slot)
             .map_or(0, |it| it.credit - it.received_bytes)
+    }
+
+    fn say_acks(&mut self) -> Result<()> {
+        let acks: Vec<Ack> = std::mem::take(&mut self.acks_due)
+            .into_iter()
+            .filter_map(|slot| {
+                let it = self.accepted(slot)?;
+                Some(Ack {
+                    slot,
+                    appended: it.appended,
+                    durable: it.durable?,
+                })
+            })
+            .collect();
+        if acks.is_empty() {
+            return Ok(());
+        }
+        self.say(&ToProducer::Ack(acks))
     }
 
     fn accepted(&self, slot: Slot) -> Option<&Accepted> {

@@ -69,6 +69,19 @@ pub struct Allowance {
     pub bytes: u64,
 }
 
+/// How far a slot has come: `durable ≤ appended ≤ next`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// What will be sent next.
+    pub next: Offset,
+    /// Everything before it is in the aggregator's log.
+    pub appended: Offset,
+    /// Everything before it is fsynced there.
+    pub durable: Offset,
+    /// Whether a conflict ended the slot: what follows `appended` is not taken.
+    pub is_cut_off: bool,
+}
+
 /// The agent's side of a session.
 #[derive(Debug)]
 pub struct ProducerSession {
@@ -90,15 +103,7 @@ struct OutSlot {
     partition: TopicPartition,
     credit: u64,
     sent_bytes: u64,
-    run: Option<Run>,
-}
-
-/// A stream's offsets: `durable ≤ appended ≤ next`.
-#[derive(Debug)]
-struct Run {
-    next: Offset,
-    appended: Offset,
-    durable: Offset,
+    run: Option<Standing>,
 }
 
 impl ProducerSession {
@@ -195,10 +200,11 @@ impl ProducerSession {
                 slot.0
             )));
         }
-        it.run = Some(Run {
+        it.run = Some(Standing {
             next,
             appended: next,
             durable,
+            is_cut_off: false,
         });
         Ok(StreamHeader {
             slot,
@@ -214,6 +220,11 @@ impl ProducerSession {
             from: run.next,
             bytes: it.credit.saturating_sub(it.sent_bytes),
         })
+    }
+
+    /// How far a slot has come; `None` while it is not started.
+    pub fn standing(&self, slot: Slot) -> Option<Standing> {
+        self.slots.get(slot.0 as usize)?.run
     }
 
     /// Notes that a batch is about to be written to its slot's stream.
@@ -295,7 +306,9 @@ impl ProducerSession {
                 credits.into_iter().try_for_each(|it| self.granted(it))?;
             }
             ToProducer::Conflict(slot, _) => {
-                self.slot_mut(slot)?;
+                if let Some(run) = &mut self.slot_mut(slot)?.run {
+                    run.is_cut_off = true;
+                }
                 self.events.push_back(ProducerEvent::Conflict(slot));
             }
             ToProducer::Hints(hints) => self.events.push_back(ProducerEvent::Hints(hints)),
