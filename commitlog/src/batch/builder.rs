@@ -82,7 +82,7 @@ impl HeaderBlock {
 /// A record to be.
 #[derive(Debug, Clone, Copy)]
 pub struct NewRecord<'a> {
-    /// Its time, clamped to ±2⁶² ms.
+    /// Its time, clamped to ±[`TIMESTAMP_MAX`].
     pub timestamp: Timestamp,
     /// Its key, `None` for null.
     pub key: Option<&'a [u8]>,
@@ -403,6 +403,6 @@ const MATCH_MIN: u32 = 7;
 /// Room for a record's small fields: five varints and the attributes.
 const FIELDS_BYTES: usize = 5 * VARINT_BYTES_MAX + 1;
 
-/// Timestamps are clamped to ±2⁶² ms (146 million years), so that no two are too far apart for a
-/// delta.
-const TIMESTAMP_MAX: i64 = 1 << 62;
+/// Timestamps are clamped to just below ±2⁶² ms (146 million years), so that no two are too far apart
+/// for a delta.
+pub(super) const TIMESTAMP_MAX: i64 = (1 << 62) - 1;

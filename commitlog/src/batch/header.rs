@@ -303,7 +303,9 @@ pub(super) const SEALED_FROM: usize = 21;
 pub(super) const PRODUCER_AT: usize = 43;
 
 const CODEC_BITS: u16 = 0b111;
-const CODEC_NAMES: [&str; 8] = ["none", "gzip", "snappy", "lz4", "zstd", "5", "6", "7"];
+const CODEC_NAMES: [&str; 8] = [
+    "none", "gzip", "snappy", "lz4", "zstd", "codec 5", "codec 6", "codec 7",
+];
 const LOG_APPEND_TIME: u16 = 1 << 3;
 const TRANSACTIONAL: u16 = 1 << 4;
 const CONTROL: u16 = 1 << 5;
