@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod blocking;
 pub mod config;
+pub mod identity;
 pub mod limits;
 pub mod meta;
 pub mod parts;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use commitlog::limits::BATCH_BYTES_MAX;
+
 /// Partitions of all topics together. Each holds a few open files and about 10 KiB; an agent that
 /// makes topics up must not use up either.
 pub const PARTITIONS_TOTAL_MAX: usize = 10_000;
@@ -85,3 +87,137 @@ pub const LOSS_REASONS_MAX: usize = 64;
 
 /// Identity conflicts that are kept of an agent.
 pub const CONFLICTS_KEPT: usize = 8;
+
+/// How long a certificate of an agent or of the server lives; it is renewed at two thirds of it. An
+/// agent that was off for a holiday still gets in.
+pub const CERTIFICATE_DAYS: u32 = 30;
+
+/// How long the built-in authority lives: longer than the machine.
+pub const AUTHORITY_DAYS: u32 = 20 * 365;
+
+/// Certificates begin this much before they are made: clocks of hosts may be behind.
+pub const CERTIFICATE_BACKDATED_HOURS: u32 = 24;
+
+/// A key or a certificate chain in PEM.
+pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Topic patterns of one token: they stand in the certificate, which must fit a handshake.
+pub const TOPIC_PATTERNS_MAX: usize = 16;
+
+/// Join tokens kept at once, used ones among them.
+pub const TOKENS_MAX: usize = 10_000;
+
+/// How long a token that can no longer be used stays in the list, so that an agent that tries it is
+/// told why.
+pub const TOKEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
+
+/// The longest life of a token.
+pub const TOKEN_TTL_MAX: Duration = Duration::from_hours(365 * 24);
+
+/// The most uses of a token.
+pub const TOKEN_USES_MAX: u32 = 1_000_000;
+
+/// An exchange of enrolment: one round trip, and an fsync that may be slow.
+pub const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Failed attempts to enrol that one address has in [`ENROL_WINDOW_MS`]. Guessing a secret of 128
+/// bits is hopeless anyway; this bounds the work and the log lines that somebody can cause.
+pub const ENROL_FAILURES_MAX: u32 = 60;
+
+/// See [`ENROL_FAILURES_MAX`].
+pub const ENROL_WINDOW_MS: i64 = 60_000;
+
+/// Addresses whose failures are counted at once; past it the oldest are forgotten.
+pub const ENROL_ADDRESSES_MAX: usize = 4_096;
+
+/// A host's name as an agent tells it. Linux has 64, DNS 253.
+pub const HOST_NAME_BYTES_MAX: usize = 255;
+
+/// A segment that is written for longer is sealed: retention drops whole segments.
+pub const SEGMENT_AGE_MAX: Duration = Duration::from_hours(1);
+
+/// How long a stop may take until what still runs is left behind.
+pub const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How often what changed in the registry of agents is written.
+pub const AGENTS_WRITE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The file with the admin token.
+pub const ADMIN_TOKEN_BYTES_MAX: u64 = 1024;
+
+/// Kernel buffers of the QUIC socket. Linux' default of 208 KiB overflows when many agents send at
+/// once.
+pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// TCP connections that wait to be accepted.
+pub const TCP_BACKLOG: i32 = 1024;
+
+/// QUIC handshakes under way past which a client must first show that its address is its own (a Retry
+/// packet, one round trip): forged addresses then cost nothing.
+pub const HANDSHAKES_UNVALIDATED_MAX: usize = 64;
+
+/// Handshakes under way at once, of each transport. Each costs about 0.2 ms of signing.
+pub const HANDSHAKES_MAX: usize = 2048;
+
+/// A handshake, and the Hello after it.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Connected agents. Each costs about 50 KiB.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// QUIC: unread bytes of one connection, out-of-order ones included.
+pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// QUIC: unread bytes of one stream. 32 MB/s at a round trip of 125 ms.
+pub const QUIC_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// QUIC: acknowledgements that an agent has not taken.
+pub const QUIC_SEND_WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// QUIC: a peer that answers nothing for this long is gone. Agents probe every five seconds.
+pub const QUIC_IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Batches of all sessions that are being received or appended.
+pub const FRAME_MEMORY_BYTES: usize = 128 * 1024 * 1024;
+
+/// Credit of all streams together, while there are few enough of them.
+pub const CREDIT_TOTAL_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Credit of one stream at least: two batches of the largest size, so that one can be sent while the
+/// other is appended.
+pub const CREDIT_WINDOW_MIN: u64 = 2 * BATCH_BYTES_MAX as u64;
+
+/// Credit of one stream at most. 40 MB/s at a round trip of 100 ms.
+pub const CREDIT_WINDOW_MAX: u64 = 4 * 1024 * 1024;
+
+/// Batches of one slot that came by TCP and wait for the append. Credit bounds their bytes, so the
+/// queue is never full.
+pub const SLOT_QUEUE_BATCHES: usize = 128 * 1024;
+
+/// Batches per second that one aggregator should see; agents are told to gather longer when more are
+/// connected.
+pub const BATCHES_PER_SECOND_TARGET: u32 = 20_000;
+
+/// The linger while few agents are connected. An fsync takes about as long.
+pub const LINGER_SHORTEST: Duration = Duration::from_millis(1);
+
+/// The linger when very many are.
+pub const LINGER_LONGEST: Duration = Duration::from_secs(1);
+
+/// A frame that has begun must end within this time plus a second for every KiB: slower peers only
+/// hold memory.
+pub const FRAME_PROGRESS_GRACE: Duration = Duration::from_secs(10);
+
+/// See [`FRAME_PROGRESS_GRACE`].
+pub const FRAME_BYTES_PER_SECOND_MIN: usize = 1024;
+
+/// How long a session that ends waits until its last words are taken.
+pub const CLOSE_GRACE: Duration = Duration::from_millis(500);
+
+/// How long sessions may take to end at shutdown.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(
+    CREDIT_WINDOW_MAX as usize / commitlog::batch::header::HEADER_BYTES < SLOT_QUEUE_BATCHES,
+    "credit bounds the queue"
+);

@@ -1,0 +1,378 @@
+//! Who may speak to this aggregator: its authority, join tokens, agents' certificates, the admin
+//! token.
+//!
+//! [`Authority`] is the one handle. The listeners take [`Authority::server_tls`], give each `weir/1`
+//! connection to [`Authority::peer`] and each `weir-enrol/1` connection to [`Authority::enrol`]; HTTP
+//! makes, lists and revokes tokens and agents. Identity comes from certificates only, never from what
+//! a peer says of itself.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use commitlog::error::{Error, ErrorKind, Result};
+use commitlog::id::Timestamp;
+use config::join::id::{AgentId, AuthorityPin};
+use config::join::message::Binary;
+use config::join::refusal::{Code, Refusal};
+use config::value::HostPort;
+use redb::TableDefinition;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::SingleCertAndKey;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::blocking::Blocking;
+use crate::config::ServeTls;
+use crate::meta::{Meta, Record};
+use crate::parts::{Clock, Parts, Random};
+
+pub mod acl;
+pub mod agents;
+mod attempts;
+mod ca;
+pub mod enrol;
+pub mod peer;
+pub mod server;
+#[cfg(test)]
+mod tests;
+pub mod tokens;
+
+use agents::{AgentRecord, JoinedAgent, Standing};
+use ca::{CertificateAuthority, CheckedRequest};
+use peer::{AgentIdentity, Names, PeerVerifier};
+use tokens::{MadeToken, NewToken, TokenInfo, TokenRecord};
+
+/// The aggregator's authority over agents.
+#[derive(Clone)]
+pub struct Authority(Arc<Inner>);
+
+/// What an [`Authority`] consists of.
+pub struct Inner {
+    /// `None` with the user's own authority: then no certificates are made here.
+    ca: Option<Arc<CertificateAuthority>>,
+    authorities: Vec<CertificateDer<'static>>,
+    server: Arc<dyn ResolvesServerCert>,
+    verifier: PeerVerifier,
+    attempts: attempts::Attempts,
+    /// Revoked agents; whoever holds a connection watches it.
+    denied: watch::Sender<Arc<HashSet<AgentId>>>,
+    meta: Arc<Meta>,
+    clock: Clock,
+    random: Random,
+    blocking: Blocking,
+}
+
+impl std::ops::Deref for Authority {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// A renewed certificate and what to trust from now on, in DER.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    /// The agent's certificate, then those between it and the authority.
+    pub certificates: Vec<Vec<u8>>,
+    /// The authorities.
+    pub authorities: Vec<Vec<u8>>,
+    /// When the certificate ends.
+    pub expires: Timestamp,
+}
+
+/// Which authority this data directory has had.
+#[derive(Serialize, Deserialize)]
+struct AuthorityRecord {
+    pin: String,
+}
+
+impl Record for AuthorityRecord {
+    const TABLE: TableDefinition<'static, &'static str, &'static [u8]> =
+        TableDefinition::new("authority");
+}
+
+impl Authority {
+    /// The built-in authority in `data_dir/ca`, made at the first start.
+    pub fn open(data_dir: &Path, meta: Arc<Meta>, parts: &Parts) -> Result<Authority> {
+        let dir = data_dir.join("ca");
+        let known = meta.record::<AuthorityRecord>(AUTHORITY_KEY)?;
+        if known.is_some() && !dir.exists() {
+            return Err(Error::damaged(format!(
+                "{} is missing, and agents trust what was in it: restore it from a backup; to start \
+                 a new authority, which every agent must join again, create the empty folder",
+                dir.display()
+            )));
+        }
+        let now = (parts.clock)();
+        let ca = CertificateAuthority::load_or_create(&dir, now, Arc::clone(&parts.random))?;
+        let pin = ca.pin.to_string();
+        if known.is_none_or(|known| known.pin != pin) {
+            meta.change(|change| change.put(AUTHORITY_KEY, &AuthorityRecord { pin }))?;
+        }
+        Authority::built_in_with(ca, meta, parts)
+    }
+
+    /// A built-in authority that lives in memory, for simulations.
+    pub fn ephemeral(meta: Arc<Meta>, parts: &Parts) -> Result<Authority> {
+        let ca = CertificateAuthority::generate((parts.clock)(), Arc::clone(&parts.random))?;
+        Authority::built_in_with(ca, meta, parts)
+    }
+
+    /// The user's own authority: certificates come from elsewhere.
+    pub fn own(tls: &ServeTls, meta: Arc<Meta>, parts: &Parts) -> Result<Authority> {
+        let authorities = read_chain(&tls.ca)?;
+        let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| unreadable(&tls.key, &e))?;
+        let certified = server::certified_key(read_chain(&tls.cert)?, key)?;
+        let server = Arc::new(SingleCertAndKey::from(certified));
+        Authority::new((None, authorities, Names::UriOrHost), server, meta, parts)
+    }
+
+    fn built_in_with(
+        ca: CertificateAuthority,
+        meta: Arc<Meta>,
+        parts: &Parts,
+    ) -> Result<Authority> {
+        let ca = Arc::new(ca);
+        let clock = Arc::clone(&parts.clock);
+        let server = Arc::new(server::RenewedCertificate::new(Arc::clone(&ca), clock)?);
+        let authorities = vec![ca.certificate.clone()];
+        Authority::new((Some(ca), authorities, Names::Uri), server, meta, parts)
+    }
+
+    fn new(
+        (ca, authorities, names): (
+            Option<Arc<CertificateAuthority>>,
+            Vec<CertificateDer<'static>>,
+            Names,
+        ),
+        server: Arc<dyn ResolvesServerCert>,
+        meta: Arc<Meta>,
+        parts: &Parts,
+    ) -> Result<Authority> {
+        let revoked = meta
+            .records::<AgentRecord>()?
+            .into_iter()
+            .filter(|(_, agent)| agent.standing == Standing::Revoked)
+            .filter_map(|(id, _)| id.parse().ok())
+            .collect::<HashSet<AgentId>>();
+        Ok(Authority(Arc::new(Inner {
+            verifier: PeerVerifier::new(&authorities, names)?,
+            ca,
+            authorities,
+            server,
+            attempts: attempts::Attempts::default(),
+            denied: watch::Sender::new(Arc::new(revoked)),
+            meta,
+            clock: Arc::clone(&parts.clock),
+            random: Arc::clone(&parts.random),
+            blocking: parts.blocking,
+        })))
+    }
+
+    /// TLS for both listeners and both protocols; see [`server`] for what it does not decide.
+    pub fn server_tls(&self) -> Result<ServerConfig> {
+        server::server_config(Arc::clone(&self.server), &self.clock)
+    }
+
+    /// Who showed these certificates, if it may speak `weir/1` here.
+    pub fn peer(
+        &self,
+        chain: &[CertificateDer<'_>],
+    ) -> std::result::Result<AgentIdentity, Refusal> {
+        let agent = self.verifier.check(chain, self.now())?;
+        if self.denied.borrow().contains(&agent.id) {
+            return Err(revoked(&agent.id));
+        }
+        Ok(agent)
+    }
+
+    /// The revoked agents, now and at each change: their open connections must end.
+    pub fn revoked_agents(&self) -> watch::Receiver<Arc<HashSet<AgentId>>> {
+        self.denied.subscribe()
+    }
+
+    /// A new certificate for an agent that is connected, over its present or another key.
+    pub async fn renew(
+        &self,
+        agent: &AgentIdentity,
+        certificate_request: &[u8],
+    ) -> std::result::Result<Renewed, Refusal> {
+        let (authority, agent) = (self.clone(), agent.clone());
+        let request = certificate_request.to_vec();
+        self.blocking
+            .run(move || authority.renew_now(&agent, &request))
+            .await
+    }
+
+    fn renew_now(
+        &self,
+        agent: &AgentIdentity,
+        request: &[u8],
+    ) -> std::result::Result<Renewed, Refusal> {
+        let ca = self.built_in()?;
+        if self.denied.borrow().contains(&agent.id) {
+            return Err(revoked(&agent.id));
+        }
+        let checked = CheckedRequest::read(request).ok_or_else(|| {
+            let what = "the certificate request is damaged, or its key is not Ed25519";
+            Refusal::new(Code::BadRequest, what, "restart the agent")
+        })?;
+        let now = self.now();
+        let issued = ca
+            .issue_agent(&checked, &agent.id, &agent.topics, now)
+            .map_err(|error| internal(&error))?;
+        self.meta
+            .change(|change| agents::renewed(change, &agent.id, &agent.topics, &issued, now))
+            .map_err(|error: Error| internal(&error))?;
+        Ok(Renewed {
+            certificates: vec![issued.certificate.to_vec()],
+            authorities: self.authorities.iter().map(|der| der.to_vec()).collect(),
+            expires: issued.expires,
+        })
+    }
+
+    /// Makes a join token for these addresses. Waits for the disk.
+    pub fn create_token(&self, new: &NewToken, addresses: &[HostPort]) -> Result<MadeToken> {
+        let ca = self
+            .built_in()
+            .map_err(|refusal| Error::input(refusal.to_string()))?;
+        if addresses.is_empty() {
+            return Err(Error::input("a token needs an address: set `advertise`"));
+        }
+        let now = self.now();
+        self.meta
+            .change(|change| tokens::create(change, new, (ca.pin, addresses), now, &self.random))
+    }
+
+    /// The join tokens, the newest first. Waits for the disk.
+    pub fn tokens(&self) -> Result<Vec<TokenInfo>> {
+        Ok(tokens::list(
+            self.meta.records::<TokenRecord>()?,
+            self.now(),
+        ))
+    }
+
+    /// Takes a join token back; `None` when there is no such token. Waits for the disk.
+    pub fn revoke_token(&self, id: &str) -> Result<Option<TokenInfo>> {
+        let now = self.now();
+        self.meta.change(|change| tokens::revoke(change, id, now))
+    }
+
+    /// The agents that have joined, by name. Waits for the disk.
+    pub fn agents(&self) -> Result<Vec<JoinedAgent>> {
+        let records = self.meta.records::<AgentRecord>()?;
+        let named = records.into_iter().filter_map(|(id, record)| {
+            let id = id.parse().ok()?;
+            Some(record.joined(id))
+        });
+        Ok(named.collect())
+    }
+
+    /// Takes an agent's right back, durably, and tells who watches. Waits for the disk.
+    pub fn revoke_agent(&self, id: &AgentId) -> Result<()> {
+        let now = self.now();
+        self.meta.change(|change| agents::revoke(change, id, now))?;
+        self.denied.send_modify(|denied| {
+            let mut all = HashSet::clone(denied);
+            all.insert(id.clone());
+            *denied = Arc::new(all);
+        });
+        Ok(())
+    }
+
+    /// The hash that join tokens pin; `None` with the user's own authority.
+    pub fn pin(&self) -> Option<AuthorityPin> {
+        self.ca.as_ref().map(|ca| ca.pin)
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    fn authorities(&self) -> Vec<Binary> {
+        self.authorities
+            .iter()
+            .map(|der| Binary(der.to_vec()))
+            .collect()
+    }
+
+    /// The built-in authority, or why there is none.
+    fn built_in(&self) -> std::result::Result<&CertificateAuthority, Refusal> {
+        self.ca.as_deref().ok_or_else(|| {
+            Refusal::new(
+                Code::OwnAuthority,
+                "this aggregator uses certificates of an authority of your own and makes none",
+                "give the agent a certificate of that authority, in `ship.tls` of its agent.yaml",
+            )
+        })
+    }
+}
+
+/// What a peer is told of our own failure; the log has the whole.
+fn internal(error: &Error) -> Refusal {
+    tracing::error!(%error, "identity database failed");
+    let help = match error.kind {
+        ErrorKind::Retry => "try again in a minute",
+        _ => "look at the aggregator's log",
+    };
+    let message = "the aggregator could not write its database";
+    Refusal::new(Code::Internal, message, help)
+}
+
+/// Where agents reach this aggregator: as configured, or where it listens, by its host's name when it
+/// listens everywhere.
+pub fn reachable_at(advertise: &[HostPort], listening: SocketAddr) -> Vec<HostPort> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
+    }
+    let host = if listening.ip().is_unspecified() {
+        let name = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        // A host name that is no host name is of no use in a token.
+        let usable = format!("{name}:1").parse::<HostPort>().is_ok();
+        if usable { name } else { "127.0.0.1".to_owned() }
+    } else {
+        listening.ip().to_string()
+    };
+    vec![HostPort {
+        host,
+        port: listening.port(),
+    }]
+}
+
+fn revoked(id: &AgentId) -> Refusal {
+    Refusal::new(
+        Code::AgentRevoked,
+        format!("the agent {id} was revoked"),
+        "if that was a mistake, remove its `identity` folder and join again with a new token",
+    )
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let chain: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
+    if chain.is_empty() {
+        return Err(Error::input(format!(
+            "{}: holds no certificate",
+            path.display()
+        )));
+    }
+    Ok(chain)
+}
+
+fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
+    Error::input(format!("{}: {error}", path.display()))
+}
+
+const AUTHORITY_KEY: &str = "built-in";
