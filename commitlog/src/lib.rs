@@ -7,5 +7,6 @@ pub mod batch;
 pub mod error;
 pub mod id;
 pub mod limits;
+pub mod log;
 pub mod storage;
 pub mod wire;

@@ -79,3 +79,34 @@ const _: () = {
     assert!(SESSION_PARTITIONS_MAX * (TOPIC_NAME_BYTES_MAX + 2 + 4) + 2048 <= CONTROL_BYTES_MAX);
     assert!(BATCH_BYTES_MAX > CHUNK_BYTES_MAX);
 };
+
+/// A segment, whatever the configuration says. Kafka's positions have 31 bits.
+pub const SEGMENT_BYTES_LIMIT: u64 = 1 << 30;
+
+/// Batches of one segment. Bounds the index that is held in memory for the segment being written, 2 MiB;
+/// tiny batches roll the segment early.
+pub const INDEX_ENTRIES_MAX: usize = 256 * 1024;
+
+/// Sealed segments of one log whose index and file are held open for readers. A few consumers at
+/// different places; each costs a file descriptor and at most 6 MiB, typically 50 KiB.
+pub const SEALED_SEGMENTS_LOADED_MAX: usize = 4;
+
+/// Log bytes between two entries of the time index (Kafka's `index.interval.bytes`).
+pub const TIME_INDEX_INTERVAL_BYTES: u64 = 4096;
+
+/// Synced bytes after which the recovery point is made durable. Bounds what a start-up after a power
+/// loss reads, at four more fsyncs for this many bytes.
+pub const CHECKPOINT_EVERY_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The checkpoint file: 60 bytes a segment, so a quarter of a million segments.
+pub const CHECKPOINT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a scan reads at once.
+pub const READ_WINDOW_BYTES: usize = 1024 * 1024;
+
+/// Batches that are looked through, backwards, for the earlier batches of one producer after a restart.
+/// Past it a retry that old is answered as out of order, with the sequence to go on with.
+pub const RECALL_BATCHES_MAX: usize = 4096;
+
+/// Gaps told in one read; the next read tells the next.
+pub const GAPS_PER_READ_MAX: usize = 1024;

@@ -173,9 +173,17 @@ pub fn read_whole(storage: &dyn Storage, path: &Path, limit: usize) -> io::Resul
 pub fn write_atomically(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(storage, path, bytes)?;
     match path.parent() {
-        Some(dir) => storage.sync_dir(dir),
+        Some(dir) => sync_names(storage, dir),
         None => Ok(()),
     }
+}
+
+/// Makes the names in `dir` durable: what was created, renamed or removed there.
+pub fn sync_names(storage: &dyn Storage, dir: &Path) -> io::Result<()> {
+    #[cfg(mutant = "no_dir_fsync")]
+    return Ok(());
+    #[cfg(not(mutant = "no_dir_fsync"))]
+    storage.sync_dir(dir)
 }
 
 /// [`write_atomically`] without the directory's fsync, for a caller that does it for several files.
