@@ -50,6 +50,9 @@ pub const WIRE_TEXT_BYTES_MAX: usize = 1024;
 /// A certificate request or chain on the wire. An Ed25519 chain of two has about 1 KiB.
 pub const WIRE_CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 
+/// Certificates of one chain, or authorities, on the wire. Two of each are usual.
+pub const WIRE_CERTIFICATES_MAX: usize = 7;
+
 /// Addresses in one redirect.
 pub const WIRE_ADDRESSES_MAX: usize = 64;
 
@@ -77,6 +80,7 @@ pub const FRAME_BYTES_FIRST: usize = 64 * 1024;
 const _: () = {
     // A Hello with every partition at its longest name fits one control message.
     assert!(SESSION_PARTITIONS_MAX * (TOPIC_NAME_BYTES_MAX + 2 + 4) + 2048 <= CONTROL_BYTES_MAX);
+    assert!(2 * WIRE_CERTIFICATES_MAX * (WIRE_CERTIFICATE_BYTES_MAX + 4) < CONTROL_BYTES_MAX);
     assert!(BATCH_BYTES_MAX > CHUNK_BYTES_MAX);
 };
 

@@ -20,8 +20,8 @@ use crate::limits::SESSION_PARTITIONS_MAX;
 use super::control::{Control, Liveness};
 use super::frame::StreamHeader;
 use super::message::{
-    Ack, Credit, Hello, HelloAck, Hints, Opened, Refusal, RefusalCode, Slot, Status, ToBroker,
-    ToProducer,
+    Ack, Credit, Hello, HelloAck, Hints, Opened, Refusal, RefusalCode, Renewed, Slot, Status,
+    ToBroker, ToProducer,
 };
 use super::{VERSION_MAX, VERSION_MIN};
 
@@ -68,7 +68,15 @@ struct Producer {
 #[derive(Debug)]
 struct InSlot {
     partition: TopicPartition,
-    accepted: Option<Accepted>,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Awaited,
+    /// The agent may ask again, for another slot.
+    Refused,
+    Accepted(Accepted),
 }
 
 #[derive(Debug)]
@@ -156,7 +164,7 @@ impl BrokerSession {
             "one answer per partition"
         );
         for (slot, opened) in self.slots.iter_mut().zip(&partitions) {
-            slot.accepted = Accepted::of(opened);
+            slot.answer = Answer::of(opened);
         }
         self.say(&ToProducer::HelloAck(HelloAck {
             version: VERSION_MAX,
@@ -171,7 +179,7 @@ impl BrokerSession {
     /// Answers [`BrokerEvent::Open`].
     pub fn opened(&mut self, slot: Slot, opened: Opened) -> Result<()> {
         let it = self.slots.get_mut(slot.0 as usize);
-        it.expect("the event named it").accepted = Accepted::of(&opened);
+        it.expect("the event named it").answer = Answer::of(&opened);
         self.say(&ToProducer::Opened(slot, opened))
     }
 
@@ -197,8 +205,8 @@ impl BrokerSession {
     }
 
     /// Answers [`BrokerEvent::Renew`].
-    pub fn renewed(&mut self, chain: Vec<u8>) -> Result<()> {
-        self.say(&ToProducer::Renewed(chain))
+    pub fn renewed(&mut self, renewed: Renewed) -> Result<()> {
+        self.say(&ToProducer::Renewed(renewed))
     }
 
     /// Tells new hints.
@@ -227,7 +235,7 @@ impl BrokerSession {
             )));
         };
         let partition = it.partition.clone();
-        let Some(accepted) = &mut it.accepted else {
+        let Answer::Accepted(accepted) = &mut it.answer else {
             return Err(Error::input(format!(
                 "stream of {partition}, which was not accepted"
             )));
@@ -253,7 +261,7 @@ impl BrokerSession {
         let it = self.slots.get_mut(slot.0 as usize);
         let it = it.ok_or_else(|| Error::input(format!("batch of unknown slot {}", slot.0)))?;
         let partition = &it.partition;
-        let accepted = it.accepted.as_mut();
+        let accepted = it.answer.accepted_mut();
         let Some((expected, accepted)) = accepted.and_then(|it| Some((it.expected?, it))) else {
             return Err(Error::input(format!(
                 "batch of {partition} before its stream's header"
@@ -345,11 +353,14 @@ impl BrokerSession {
     }
 
     fn accepted(&self, slot: Slot) -> Option<&Accepted> {
-        self.slots.get(slot.0 as usize)?.accepted.as_ref()
+        match &self.slots.get(slot.0 as usize)?.answer {
+            Answer::Accepted(accepted) => Some(accepted),
+            _ => None,
+        }
     }
 
     fn accepted_mut(&mut self, slot: Slot) -> Option<&mut Accepted> {
-        self.slots.get_mut(slot.0 as usize)?.accepted.as_mut()
+        self.slots.get_mut(slot.0 as usize)?.answer.accepted_mut()
     }
 
     fn say(&mut self, message: &ToProducer) -> Result<()> {
@@ -412,29 +423,38 @@ impl BrokerSession {
     }
 
     fn add_slot(&mut self, partition: TopicPartition) -> Result<()> {
-        if self.slots.iter().any(|it| it.partition == partition) {
+        let again =
+            |it: &InSlot| it.partition == partition && !matches!(it.answer, Answer::Refused);
+        if self.slots.iter().any(again) {
             return Err(Error::input(format!("{partition} was named twice")));
         }
         self.slots.push(InSlot {
             partition,
-            accepted: None,
+            answer: Answer::Awaited,
         });
         Ok(())
     }
 }
 
-impl Accepted {
-    fn of(opened: &Opened) -> Option<Accepted> {
+impl Answer {
+    fn of(opened: &Opened) -> Answer {
         let Opened::Accepted { progress, credit } = opened else {
-            return None;
+            return Answer::Refused;
         };
         let progress = progress.as_ref();
-        Some(Accepted {
+        Answer::Accepted(Accepted {
             credit: *credit,
             received_bytes: 0,
             expected: None,
             appended: progress.map_or(Sequence::ZERO, |it| it.next),
             durable: progress.map(|it| it.durable),
         })
+    }
+
+    fn accepted_mut(&mut self) -> Option<&mut Accepted> {
+        match self {
+            Answer::Accepted(accepted) => Some(accepted),
+            _ => None,
+        }
     }
 }

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::id::{ProducerEpoch, ProducerId, Sequence, TopicName, TopicPartition};
 use crate::limits::{
     CONTROL_BYTES_MAX, SESSION_PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX, WIRE_ADDRESSES_MAX,
-    WIRE_CERTIFICATE_BYTES_MAX, WIRE_LIST_MAX, WIRE_NAME_BYTES_MAX, WIRE_TEXT_BYTES_MAX,
+    WIRE_CERTIFICATE_BYTES_MAX, WIRE_CERTIFICATES_MAX, WIRE_LIST_MAX, WIRE_NAME_BYTES_MAX,
+    WIRE_TEXT_BYTES_MAX,
 };
 
 use super::field::{FieldReader, FieldWriter};
@@ -127,6 +128,15 @@ pub struct Loss {
     pub count: u64,
 }
 
+/// A certificate that was made anew, in DER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// The agent's certificate, then those between it and the authority.
+    pub certificates: Vec<Vec<u8>>,
+    /// The authorities to trust from now on.
+    pub authorities: Vec<Vec<u8>>,
+}
+
 /// Why something was refused and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -243,8 +253,8 @@ pub enum ToProducer {
     },
     /// The aggregator leaves.
     Goodbye(String),
-    /// A new certificate chain.
-    Renewed(Vec<u8>),
+    /// The answer to [`ToBroker::Renew`].
+    Renewed(Renewed),
     /// Keeps the connection from looking dead.
     Ping,
     /// New hints.
@@ -349,9 +359,10 @@ impl ToProducer {
                 w.byte(8);
                 w.text(reason, WIRE_TEXT_BYTES_MAX);
             }
-            ToProducer::Renewed(chain) => {
+            ToProducer::Renewed(renewed) => {
                 w.byte(9);
-                w.bytes(chain);
+                w.list(&renewed.certificates, |w, it| w.bytes(it));
+                w.list(&renewed.authorities, |w, it| w.bytes(it));
             }
             ToProducer::Ping => w.byte(KIND_PING),
             ToProducer::Hints(hints) => {
@@ -389,7 +400,14 @@ impl ToProducer {
                     reason: r.text("reason", WIRE_TEXT_BYTES_MAX)?,
                 },
                 8 => ToProducer::Goodbye(r.text("reason", WIRE_TEXT_BYTES_MAX)?),
-                9 => ToProducer::Renewed(r.bytes("chain", WIRE_CERTIFICATE_BYTES_MAX)?.to_vec()),
+                9 => ToProducer::Renewed(Renewed {
+                    certificates: r.list(
+                        "certificates",
+                        WIRE_CERTIFICATES_MAX,
+                        read_certificate,
+                    )?,
+                    authorities: r.list("authorities", WIRE_CERTIFICATES_MAX, read_certificate)?,
+                }),
                 KIND_PING => ToProducer::Ping,
                 129 => ToProducer::Hints(Hints::read(r)?),
                 _ => return Ok(None),
@@ -443,6 +461,10 @@ fn decode<T>(
             "control message of unknown kind {kind}: the peer is newer than this version allows for"
         ))),
     }
+}
+
+fn read_certificate(r: &mut FieldReader<'_>) -> Result<Vec<u8>> {
+    Ok(r.bytes("certificate", WIRE_CERTIFICATE_BYTES_MAX)?.to_vec())
 }
 
 fn read_slot(r: &mut FieldReader<'_>) -> Result<Slot> {

@@ -60,7 +60,7 @@
 //! | 6 | Refused | refusal |
 //! | 7 | Redirect | \[str address\]; str reason |
 //! | 8 | Goodbye | str reason |
-//! | 9 | Renewed | bytes chain |
+//! | 9 | Renewed | \[bytes certificate\]; \[bytes authority\] |
 //! | 128 | Ping | |
 //! | 129 | Hints | hints |
 //!

@@ -18,8 +18,8 @@ use crate::limits::SESSION_PARTITIONS_MAX;
 use super::control::{Control, Liveness};
 use super::frame::StreamHeader;
 use super::message::{
-    Ack, Credit, Hello, HelloAck, Hints, Opened, Progress, Refusal, Slot, Status, ToBroker,
-    ToProducer,
+    Ack, Credit, Hello, HelloAck, Hints, Opened, Progress, Refusal, Renewed, Slot, Status,
+    ToBroker, ToProducer,
 };
 use super::resume::{Sendable, offset_within};
 
@@ -37,7 +37,7 @@ pub enum ProducerEvent {
     /// New hints.
     Hints(Hints),
     /// A new certificate chain.
-    Renewed(Vec<u8>),
+    Renewed(Renewed),
     /// Somebody else uses this producer id: leave, draw a new one, come back.
     Conflict(Slot),
     /// The aggregator ended the session.
@@ -312,7 +312,7 @@ impl ProducerSession {
                 self.events.push_back(ProducerEvent::Conflict(slot));
             }
             ToProducer::Hints(hints) => self.events.push_back(ProducerEvent::Hints(hints)),
-            ToProducer::Renewed(chain) => self.events.push_back(ProducerEvent::Renewed(chain)),
+            ToProducer::Renewed(renewed) => self.events.push_back(ProducerEvent::Renewed(renewed)),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::chunk::{ChunkDecoder, chunk_header};
 use super::frame::{FrameDecoder, FrameEvent, StreamHeader, frame_header};
 use super::message::{
     Ack, Credit, Decoded, Hello, HelloAck, Hints, Loss, Opened, Progress, Refusal, RefusalCode,
-    Slot, Status, ToBroker, ToProducer,
+    Renewed, Slot, Status, ToBroker, ToProducer,
 };
 use crate::id::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{BATCH_BYTES_MAX, CHUNK_BYTES_MAX, CONTROL_BYTES_MAX};
@@ -101,7 +101,10 @@ pub(super) fn messages_to_producer() -> Vec<ToProducer> {
             reason: "drained".into(),
         },
         ToProducer::Goodbye("restart".into()),
-        ToProducer::Renewed(vec![9; 1000]),
+        ToProducer::Renewed(Renewed {
+            certificates: vec![vec![9; 1000]],
+            authorities: vec![vec![], vec![7]],
+        }),
         ToProducer::Ping,
         ToProducer::Hints(hints),
     ]
