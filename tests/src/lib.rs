@@ -9,6 +9,7 @@ pub mod aggregator;
 pub mod api;
 pub mod chaos;
 pub mod condition;
+pub mod fuzz;
 pub mod limits;
 pub mod namespace;
 pub mod oracle;

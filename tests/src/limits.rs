@@ -30,3 +30,16 @@ pub const LOG_TAIL_LINES: usize = 60;
 
 /// The longest padding of an oracle line: an agent's line limit is 1 MiB and the oracle stays below.
 pub const PADDING_BYTES_MAX: usize = 512 << 10;
+
+/// One decoding by a fuzz target. Milliseconds are usual; a busy machine stops a thread for a second.
+pub const FUZZ_DECODE_MAX: Duration = Duration::from_secs(10);
+
+/// An input of a fuzz target. Every shape fits, and small inputs are many inputs.
+pub const FUZZ_INPUT_BYTES_MAX: usize = 16 << 10;
+
+/// Samples that a fuzz run keeps besides its own. Past it a new one takes another's place.
+pub const FUZZ_SAMPLES_MAX: usize = 4096;
+
+/// Address space of a process that fuzzes, with its threads' stacks and heaps: far more than any
+/// decoder's limit, far less than a length of 32 bits.
+pub const FUZZ_MEMORY_MAX: u64 = 2 << 30;
