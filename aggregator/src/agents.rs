@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use commitlog::id::{ProducerId, Timestamp, TopicPartition};
+use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{AGENTS_MAX, CONFLICTS_KEPT, LOSS_REASONS_MAX};
+use crate::meta::Record;
 use crate::parts::Clock;
 use crate::telemetry::Telemetry;
 
@@ -145,6 +147,11 @@ pub struct AgentInfo {
     pub connected: bool,
     /// What is known of it.
     pub row: AgentRow,
+}
+
+impl Record for AgentRow {
+    const TABLE: TableDefinition<'static, &'static str, &'static [u8]> =
+        TableDefinition::new("agents_seen");
 }
 
 impl Agents {

@@ -23,6 +23,8 @@ pub const DUPLICATE_BATCHES: &str = "weir_aggregator_duplicate_batches_total";
 pub const CONFLICTING_BATCHES: &str = "weir_aggregator_conflicting_batches_total";
 /// Batches not appended, by topic and reason.
 pub const REFUSED_BATCHES: &str = "weir_aggregator_refused_batches_total";
+/// Records found damaged when their partition was opened, by topic.
+pub const DAMAGED_RECORDS: &str = "weir_aggregator_damaged_records_total";
 /// Duration of one fsync.
 pub const FSYNC_SECONDS: &str = "weir_aggregator_fsync_seconds";
 /// Times a partition was closed because its disk failed, by topic.
@@ -77,6 +79,7 @@ pub struct Metrics {
     conflicts: IntCounterVec,
     /// [`REFUSED_BATCHES`]
     pub refused: IntCounterVec,
+    damaged: IntCounterVec,
     fsync_seconds: Histogram,
     failures: IntCounterVec,
     /// [`PARTITIONS_CLOSED`]
@@ -118,6 +121,8 @@ pub struct PartitionMetrics {
     pub refused_invalid: IntCounter,
     /// The disk is full; the batch is offered again later.
     pub refused_disk_full: IntCounter,
+    /// Records found damaged.
+    pub damaged_records: IntCounter,
     /// Times the partition was closed by its disk.
     pub failures: IntCounter,
     /// How long each fsync took.
@@ -151,6 +156,7 @@ impl Telemetry {
                 "Batches not appended.",
                 &["topic", "reason"],
             ),
+            damaged: by_topic(DAMAGED_RECORDS, "Records found damaged."),
             fsync_seconds: fsync_histogram(&registry),
             failures: by_topic(
                 PARTITION_FAILURES,
@@ -201,6 +207,7 @@ impl Telemetry {
             refused_fenced: refused("fenced"),
             refused_invalid: refused("invalid"),
             refused_disk_full: refused("disk_full"),
+            damaged_records: self.damaged.with_label_values(&[topic]),
             failures: self.failures.with_label_values(&[topic]),
             fsync_seconds: self.fsync_seconds.clone(),
         }

@@ -10,7 +10,7 @@ use commitlog::batch::header::BatchHeader;
 use commitlog::batch::records::{Decompressor, Record};
 use commitlog::error::Result;
 use commitlog::id::{Offset, TopicPartition};
-use commitlog::log::Gap;
+use commitlog::log::reader::Gap;
 
 use super::json::{push_field, push_number, push_string};
 use crate::limits::{NDJSON_PIECE_BYTES, RECORD_JSON_BYTES};

@@ -5,6 +5,7 @@
 //! over the list); errors are JSON with a code, a message and a hint; nothing here waits for a disk
 //! on an async thread.
 
+pub mod admin_token;
 mod agents;
 mod auth;
 mod error;
@@ -17,14 +18,18 @@ mod records;
 mod server;
 #[cfg(test)]
 mod tests;
+mod time;
 mod tokens;
 mod topics;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post};
+use config::value::HostPort;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::{Gate, Origins};
@@ -51,6 +56,8 @@ pub struct Api {
     pub agents: Agents,
     /// Tokens and revocation.
     pub authority: Authority,
+    /// The addresses that a join token tells agents to connect to.
+    pub agents_connect_to: Arc<[HostPort]>,
     /// The metrics.
     pub telemetry: Telemetry,
     /// Whether all works.

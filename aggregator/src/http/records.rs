@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use commitlog::batch::header::BatchHeader;
 use commitlog::error::ErrorKind;
 use commitlog::id::{Offset, Timestamp, TopicPartition};
-use commitlog::log::Slice;
+use commitlog::log::reader::Slice;
 use futures_util::stream;
 use serde::Deserialize;
 

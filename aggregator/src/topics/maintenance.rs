@@ -44,9 +44,10 @@ impl Topics {
     pub fn maintain(&self) {
         let now = (self.shared.clock)();
         let schedule = &self.shared.schedule;
-        let failed = |partition: &&_| super::Partition::failure(partition).is_some();
-        for partition in self.partitions().iter().filter(failed) {
-            partition.reopen_if_due();
+        for partition in self.partitions() {
+            if partition.failure().is_some() {
+                partition.reopen_if_due();
+            }
         }
         if is_due(&schedule.disk_checked_ms, DISK_CHECK_INTERVAL_MS, now) {
             self.check_disk();

@@ -16,6 +16,7 @@ mod catalog;
 mod disk;
 mod maintenance;
 mod partition;
+mod settings;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -24,11 +25,14 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use commitlog::error::Result;
 use commitlog::id::{Offset, TopicName, TopicPartition};
-use commitlog::log::LogConfig;
+use commitlog::log::partition::LogConfig;
 use commitlog::storage::Storage;
 use tokio::sync::watch;
 
 pub use disk::DiskCredit;
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use partition::{Generation, Partition, Standing};
 pub use sync::SyncThreads;
 
@@ -224,7 +228,8 @@ impl Topics {
         };
         let mut problems: Vec<String> = self.partitions().into_iter().filter_map(closed).collect();
         if self.disk().is_zero() {
-            problems.push("the disk is full: agents keep their lines until there is room".to_owned());
+            problems
+                .push("the disk is full: agents keep their lines until there is room".to_owned());
         }
         problems
     }
@@ -238,11 +243,20 @@ impl Topics {
                 let number = partition.partition.to_string();
                 let labels = &[topic.name.as_str(), number.as_str()];
                 let (durable, appended) = (partition.durable.get(), partition.appended.get());
-                telemetry.durable_lag.with_label_values(labels).set(appended - durable);
+                telemetry
+                    .durable_lag
+                    .with_label_values(labels)
+                    .set(appended - durable);
                 telemetry.end_offset.with_label_values(labels).set(durable);
-                telemetry.start_offset.with_label_values(labels).set(partition.start.get());
+                telemetry
+                    .start_offset
+                    .with_label_values(labels)
+                    .set(partition.start.get());
                 let bytes = i64::try_from(partition.bytes).unwrap_or(i64::MAX);
-                telemetry.partition_bytes.with_label_values(labels).set(bytes);
+                telemetry
+                    .partition_bytes
+                    .with_label_values(labels)
+                    .set(bytes);
                 closed += i64::from(partition.failure.is_some());
             }
         }

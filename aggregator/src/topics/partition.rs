@@ -11,9 +11,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerId, Timestamp, TopicPartition};
-use commitlog::log::{
-    Appended, LogConfig, LogReader, Outcome, PartitionLog, ProducerState, Slice, Until,
-};
+use commitlog::log::partition::{Appended, LogConfig, Outcome, PartitionLog, ProducerState};
+use commitlog::log::reader::{LogReader, Slice, Until};
+use commitlog::log::recovery::Recovery;
 use tokio::sync::watch;
 
 use super::sync::SyncState;
@@ -269,9 +269,7 @@ impl Partition {
         );
         match opened {
             Ok((log, recovery)) => {
-                if recovery.is_noteworthy() {
-                    tracing::warn!(partition = %self.id, ?recovery, "recovered");
-                }
+                self.tell(&recovery);
                 *self.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(log.reader());
                 let durable = log.durable_end();
                 state.writer = Writer::Open(log);
@@ -280,6 +278,30 @@ impl Partition {
                 self.publish(durable);
             }
             Err(error) => self.fail(&mut state, &error, now),
+        }
+    }
+
+    /// Says once what opening the log found.
+    fn tell(&self, recovery: &Recovery) {
+        let lost: i64 = recovery
+            .gaps
+            .iter()
+            .map(|gap| gap.to.get() - gap.from.get())
+            .sum();
+        self.metrics
+            .damaged_records
+            .inc_by(u64::try_from(lost).unwrap_or_default());
+        for gap in &recovery.gaps {
+            tracing::error!(
+                partition = %self.id, from = %gap.from, to = %gap.to, reason = gap.reason,
+                "damaged records; all others stay readable"
+            );
+        }
+        if recovery.bytes_cut > 0 || !recovery.notes.is_empty() {
+            tracing::warn!(
+                partition = %self.id, batches = recovery.batches, bytes_cut = recovery.bytes_cut,
+                notes = recovery.notes.join("; "), "recovered"
+            );
         }
     }
 

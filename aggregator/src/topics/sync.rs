@@ -13,6 +13,7 @@ use commitlog::error::{Error, Result};
 use tokio::sync::Notify;
 
 use super::{Partition, Topics, lock};
+use crate::health::Health;
 use crate::limits::SYNC_THREADS;
 
 /// Where a partition stands between an append and the fsync that covers it.
@@ -114,8 +115,8 @@ impl Topics {
         }
     }
 
-    /// Starts the threads that sync what is appended.
-    pub fn start_sync_threads(&self) -> Result<SyncThreads> {
+    /// Starts the threads that sync what is appended; `health` shows when one ends.
+    pub fn start_sync_threads(&self, health: &Health) -> Result<SyncThreads> {
         self.shared.dirty.set_closed(false);
         let mut threads = SyncThreads {
             topics: self.clone(),
@@ -123,9 +124,11 @@ impl Topics {
         };
         for number in 0..SYNC_THREADS {
             let topics = self.clone();
+            let alive = health.expect("sync");
             let thread = std::thread::Builder::new()
                 .name(format!("sync-{number}"))
                 .spawn(move || {
+                    alive.running();
                     while let Some(partition) = topics.shared.dirty.wait() {
                         partition.sync();
                     }

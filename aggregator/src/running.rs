@@ -1,0 +1,255 @@
+//! One aggregator from start to stop: who starts whom, who waits for whom.
+//!
+//! Start: the data directory is locked before anything in it is touched; listeners are bound before
+//! anything is announced. Stop: sessions end first, then what they appended is synced, then the logs
+//! are closed, then the lock goes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use commitlog::storage::{Lock, Storage};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agents::{AgentRow, Agents};
+use crate::blocking::Blocking;
+use crate::config::{AggregatorConfig, Auth};
+use crate::groups::Groups;
+use crate::health::Health;
+use crate::http::{self, Api, Gate, Origins};
+use crate::limits::{AGENTS_WRITE_INTERVAL, STOP_MAX};
+use crate::meta::Meta;
+use crate::parts::Parts;
+use crate::telemetry::Telemetry;
+use crate::topics::{SyncThreads, Topics, TopicsConfig};
+
+/// A running aggregator. [`Running::stop`] it: dropping it leaves the logs to recovery.
+pub struct Running {
+    /// Where agents connect.
+    pub quic_addr: SocketAddr,
+    /// Where people and consumers connect.
+    pub http_addr: SocketAddr,
+    topics: Topics,
+    agents: Agents,
+    meta: Arc<Meta>,
+    blocking: Blocking,
+    sync_threads: SyncThreads,
+    /// Ends what serves agents and consumers.
+    serving: CancellationToken,
+    /// What serves agents and consumers.
+    servers: TaskTracker,
+    /// Ends what must outlive the servers.
+    upkeep: CancellationToken,
+    upkeep_tasks: TaskTracker,
+    /// Ended by a part that must not end.
+    failed: CancellationToken,
+    _lock: Lock,
+}
+
+/// Starts an aggregator; it is ready when this returns. Port 0 takes any free port, which
+/// [`Running`] tells.
+pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Running> {
+    raise_open_files();
+    let blocking = parts.blocking;
+    let opened = {
+        let (config, parts) = (config.clone(), parts.clone());
+        blocking.run(move || Opened::open(&config, &parts)).await?
+    };
+    let http_listener = bind_http(config.listen.http).await?;
+    let http_addr = http_listener.local_addr()?;
+
+    let serving = CancellationToken::new();
+    let upkeep = CancellationToken::new();
+    let failed = CancellationToken::new();
+    let api = Api {
+        topics: opened.topics.clone(),
+        groups: opened.groups.clone(),
+        agents: opened.agents.clone(),
+        telemetry: opened.telemetry.clone(),
+        health: Health::default(),
+        gate: opened.gate.clone(),
+        blocking,
+        shutdown: serving.clone(),
+    };
+    let upkeep_tasks = TaskTracker::new();
+    upkeep_tasks.spawn(maintain(opened.topics.clone(), &api.health, upkeep.clone()));
+    upkeep_tasks.spawn(write_agents(
+        opened.agents.clone(),
+        Arc::clone(&opened.meta),
+        blocking,
+        upkeep.clone(),
+    ));
+    let sync_threads = opened.topics.start_sync_threads(&api.health)?;
+    let servers = TaskTracker::new();
+    servers.spawn(serve_http(http_listener, api, failed.clone()));
+    Ok(Running {
+        quic_addr: config.listen.quic,
+        http_addr,
+        topics: opened.topics,
+        agents: opened.agents,
+        meta: opened.meta,
+        blocking,
+        sync_threads,
+        serving,
+        servers,
+        upkeep,
+        upkeep_tasks,
+        failed,
+        _lock: opened.lock,
+    })
+}
+
+impl Running {
+    /// Ends when a part that must run has ended: nothing is left but to stop.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Stops: accepts nothing more, ends the sessions, syncs what they appended, closes the logs.
+    /// What takes longer than ten seconds is left to the next start's recovery.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.serving.cancel();
+        self.servers.close();
+        let ended = tokio::time::timeout(STOP_MAX / 2, self.servers.wait()).await;
+        if ended.is_err() {
+            tracing::warn!("some sessions did not end in time");
+        }
+        self.upkeep.cancel();
+        self.upkeep_tasks.close();
+        let close = {
+            let (topics, agents, meta) = (self.topics, self.agents, self.meta);
+            let sync_threads = self.sync_threads;
+            self.blocking.run(move || {
+                sync_threads.join();
+                topics.close();
+                write_changed_agents(&agents, &meta);
+            })
+        };
+        let closed = tokio::time::timeout(STOP_MAX / 2, async {
+            self.upkeep_tasks.wait().await;
+            close.await;
+        });
+        closed.await.context("the logs were not closed in time; the next start recovers them")
+    }
+}
+
+/// What lies in the data directory, opened.
+struct Opened {
+    lock: Lock,
+    telemetry: Telemetry,
+    meta: Arc<Meta>,
+    topics: Topics,
+    groups: Groups,
+    agents: Agents,
+    gate: Gate,
+}
+
+impl Opened {
+    /// Waits for the disk.
+    fn open(config: &AggregatorConfig, parts: &Parts) -> anyhow::Result<Opened> {
+        let Parts { storage, clock, random, blocking } = parts.clone();
+        let data_dir = &config.data_dir;
+        config::private_file::create_dir(data_dir)
+            .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+        let lock = lock(&*storage, data_dir)?;
+        let telemetry = Telemetry::new();
+        let meta = Meta::open(Arc::clone(&storage), &data_dir.join("meta.redb"))?;
+        let meta = Arc::new(meta);
+        let topics = Topics::open(
+            TopicsConfig::from_config(config),
+            storage,
+            Arc::clone(&clock),
+            blocking,
+            telemetry.clone(),
+        )?;
+        let groups = Groups::open(Arc::clone(&meta), topics.clone(), blocking)?;
+        let agents = Agents::new(meta.records::<AgentRow>()?, clock, telemetry.clone());
+        let gate = match config.auth {
+            Auth::None => Gate::open(),
+            Auth::Token => {
+                let token = http::admin_token::load_or_make(data_dir, &random)?;
+                let loopback = config.listen.http.ip().is_loopback();
+                let origins = if loopback { Origins::Loopback } else { Origins::Any };
+                Gate::token(&token, origins, &random)
+            }
+        };
+        Ok(Opened { lock, telemetry, meta, topics, groups, agents, gate })
+    }
+}
+
+fn lock(storage: &dyn Storage, data_dir: &Path) -> anyhow::Result<Lock> {
+    storage.lock(&data_dir.join("lock")).with_context(|| {
+        format!(
+            "{} is in use: stop the other aggregator, or choose another data_dir",
+            data_dir.display()
+        )
+    })
+}
+
+async fn bind_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for HTTP; stop what uses it, or set listen.http")
+    })
+}
+
+async fn serve_http(listener: TcpListener, api: Api, failed: CancellationToken) {
+    let alive = api.health.expect("HTTP");
+    alive.running();
+    let stop = api.shutdown.clone();
+    http::serve(listener, api).await;
+    if !stop.is_cancelled() {
+        failed.cancel();
+    }
+}
+
+fn maintain(topics: Topics, health: &Health, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+    let alive = health.expect("maintenance");
+    async move {
+        alive.running();
+        topics.run_maintenance(stop).await;
+    }
+}
+
+/// Writes what changed in the registry of agents, now and then.
+async fn write_agents(agents: Agents, meta: Arc<Meta>, blocking: Blocking, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(AGENTS_WRITE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (agents, meta) = (agents.clone(), Arc::clone(&meta));
+        blocking.run(move || write_changed_agents(&agents, &meta)).await;
+    }
+}
+
+fn write_changed_agents(agents: &Agents, meta: &Meta) {
+    let Some(rows) = agents.changed_rows() else {
+        return;
+    };
+    let written = meta.change(|change| {
+        for (id, row) in &rows {
+            change.put(id, row)?;
+        }
+        Ok::<(), commitlog::error::Error>(())
+    });
+    if let Err(error) = written {
+        tracing::warn!(%error, "cannot write the list of agents");
+    }
+}
+
+/// A partition holds a few open files and an agent a connection: the soft limit of 1,024 that
+/// systems start with is for programs that use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
