@@ -20,8 +20,10 @@ pub struct AgentOptions {
     pub files: Vec<String>,
     /// The topic of its records.
     pub topic: String,
-    /// More lines of `agent.yaml`.
-    pub more: String,
+    /// More of the `agent:` section: `http: "127.0.0.1:9349"`.
+    pub agent_more: String,
+    /// More of the `ship:` section: `spool: {size: 1GiB}`.
+    pub ship_more: String,
     /// What its programs are started under.
     pub wrapper: Wrapper,
     /// Another data folder than the world's.
@@ -35,7 +37,8 @@ impl AgentOptions {
         AgentOptions {
             files: files.iter().map(|file| text(file.as_ref())).collect(),
             topic: "logs".to_owned(),
-            more: String::new(),
+            agent_more: String::new(),
+            ship_more: String::new(),
             wrapper: Wrapper::default(),
             data_dir: None,
         }
@@ -74,14 +77,21 @@ impl Agent {
         ship_to: SocketAddr,
     ) -> Result<Agent> {
         let data_dir = options.data_dir.clone().unwrap_or_else(|| world.path(name));
-        let AgentOptions {
-            files, topic, more, ..
-        } = options;
-        let files = serde_json::to_string(files).context("file names are text")?;
+        let files = serde_json::to_string(&options.files).context("file names are text")?;
+        let with_comma = |more: &str| {
+            if more.is_empty() {
+                String::new()
+            } else {
+                format!(", {more}")
+            }
+        };
         let config = format!(
-            "agent: {{data_dir: \"{}\", host_name: {name}}}\nship: {{to: [\"{ship_to}\"]}}\n\
-             logs:\n  app: {{files: {files}, topic: {topic}}}\n{more}\n",
-            data_dir.display()
+            "agent: {{data_dir: \"{}\", host_name: {name}{}}}\nship: {{to: [\"{ship_to}\"]{}}}\n\
+             logs:\n  app: {{files: {files}, topic: {}}}\n",
+            data_dir.display(),
+            with_comma(&options.agent_more),
+            with_comma(&options.ship_more),
+            options.topic
         );
         let config = world.write(&format!("{name}.yaml"), config)?;
         let log = world.path(&format!("{name}.out"));

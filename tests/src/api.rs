@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::limits::{BODY_BYTES_MAX, HTTP_MAX};
 
+type Response = ureq::http::Response<ureq::Body>;
+
 /// A client of one aggregator.
 #[derive(Clone)]
 pub struct Api {
@@ -172,7 +174,7 @@ impl Api {
 
     /// Asks for a path; returns the status and the body.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut response = self.call(path)?;
+        let mut response = self.call(path, "*/*")?;
         let body = response
             .body_mut()
             .with_config()
@@ -252,16 +254,8 @@ impl Api {
 
     /// Reads records of one partition.
     pub fn records(&self, topic: &str, partition: u32, fetch: Fetch) -> Result<Fetched> {
-        let Fetch {
-            from,
-            bytes_max,
-            wait_ms,
-        } = fetch;
-        let path = format!(
-            "/api/v1/topics/{topic}/records?partition={partition}&from={from}\
-             &max_bytes={bytes_max}&wait={wait_ms}ms"
-        );
-        let mut response = self.call(&path)?;
+        let path = records_path(topic, partition, fetch);
+        let mut response = self.call(&path, "application/x-ndjson")?;
         let body = response
             .body_mut()
             .with_config()
@@ -272,21 +266,28 @@ impl Api {
             "{path}: {} {body}",
             response.status()
         );
-        let offset = |name: &str| -> Result<u64> {
-            let value = response
-                .headers()
-                .get(name)
-                .with_context(|| format!("no {name}"))?;
-            Ok(value.to_str()?.parse()?)
-        };
         let entries = body.lines().map(|line| {
             serde_json::from_str(line).with_context(|| format!("records line {line:?}"))
         });
         Ok(Fetched {
-            next_offset: offset("weir-next-offset")?,
-            end_offset: offset("weir-end-offset")?,
+            next_offset: offset_header(&response, "weir-next-offset")?,
+            end_offset: offset_header(&response, "weir-end-offset")?,
             entries: entries.collect::<Result<_>>()?,
         })
+    }
+
+    /// Reads record batches of one partition as they lie in the log; returns where reading goes on.
+    pub fn batches(&self, topic: &str, partition: u32, fetch: Fetch) -> Result<(Vec<u8>, u64)> {
+        let path = records_path(topic, partition, fetch);
+        let mut response = self.call(&path, "application/octet-stream")?;
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(BODY_BYTES_MAX)
+            .read_to_vec()?;
+        ensure!(response.status() == 200, "{path}: {}", response.status());
+        let next = offset_header(&response, "weir-next-offset")?;
+        Ok((body, next))
     }
 
     /// The value of a metric in `/metrics`, summed over its labels.
@@ -303,13 +304,36 @@ impl Api {
         serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
     }
 
-    fn call(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>> {
+    fn call(&self, path: &str, accept: &str) -> Result<Response> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        request.call().with_context(|| format!("get {path}"))
+        request
+            .header("accept", accept)
+            .call()
+            .with_context(|| format!("get {path}"))
     }
+}
+
+fn records_path(topic: &str, partition: u32, fetch: Fetch) -> String {
+    let Fetch {
+        from,
+        bytes_max,
+        wait_ms,
+    } = fetch;
+    format!(
+        "/api/v1/topics/{topic}/records?partition={partition}&from={from}&max_bytes={bytes_max}\
+         &wait={wait_ms}ms"
+    )
+}
+
+fn offset_header(response: &Response, name: &str) -> Result<u64> {
+    let value = response
+        .headers()
+        .get(name)
+        .with_context(|| format!("no header {name}"))?;
+    Ok(value.to_str()?.parse()?)
 }
 
 /// The value of a metric in Prometheus text, summed over its labels.
