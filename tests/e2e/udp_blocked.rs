@@ -44,8 +44,8 @@ fn blocked_udp_ships_over_tcp_and_returns_to_quic() -> Result<()> {
     agent.join(&aggregator.token(&[])?)?;
 
     let blocked = format!(
-        "table inet f {{ chain out {{ type filter hook output priority 0; \
-         udp dport {} drop; }} }}",
+        "table inet f {{\n chain out {{\n type filter hook output priority 0;\n \
+         udp dport {} drop\n }}\n}}",
         aggregator.ship.port()
     );
     host.firewall(&blocked)?;

@@ -50,8 +50,16 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let baseline = load.baseline()?;
     let seconds = (ended - first).as_secs_f64();
     let bytes = float(load.bytes.len() as u64);
-    let cpu = (used.aggregator.cpu - aggregator_before.cpu).as_secs_f64();
-    let agent_cpu = (used.agent.cpu - agent_before.cpu).as_secs_f64();
+    let cpu = used
+        .aggregator
+        .cpu
+        .saturating_sub(aggregator_before.cpu)
+        .as_secs_f64();
+    let agent_cpu = used
+        .agent
+        .cpu
+        .saturating_sub(agent_before.cpu)
+        .as_secs_f64();
     let zstd = baseline.cpu.as_secs_f64();
     let mut report = Report::new("append");
     report.word("input", format!("{:?}", options.input).to_lowercase());

@@ -41,22 +41,21 @@ const CALM_RATE: u64 = 1_000;
 
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut report = Report::new("latency");
-    let rates = match options.rate {
-        Some(rate) => vec![(format!("at {rate}/s"), rate)],
-        None => {
-            let most = ship(Kind::Access, 256)?.lines_per_second();
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a rate"
-            )]
-            let half = (most / 2.0) as u64;
-            report.figure("lines a second at most", most, "");
-            vec![
-                ("at 1000/s".to_owned(), CALM_RATE),
-                ("at half of it".to_owned(), half),
-            ]
-        }
+    let rates = if let Some(rate) = options.rate {
+        vec![(format!("at {rate}/s"), rate)]
+    } else {
+        let most = ship(Kind::Access, 256)?.lines_per_second();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate"
+        )]
+        let half = (most / 2.0) as u64;
+        report.figure("lines a second at most", most, "");
+        vec![
+            ("at 1000/s".to_owned(), CALM_RATE),
+            ("at half of it".to_owned(), half),
+        ]
     };
     for (name, rate) in rates {
         let mut latencies = at_rate(rate, Duration::from_secs(options.seconds))?;

@@ -141,7 +141,7 @@ fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 1000.0 {
         grouped(&format!("{value:.0}"))
-    } else if size >= 100.0 || value == value.trunc() {
+    } else if size >= 100.0 || value.fract() == 0.0 {
         format!("{value:.0}")
     } else if size >= 10.0 {
         format!("{value:.1}")
