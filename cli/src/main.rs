@@ -8,8 +8,10 @@
 
 mod client;
 mod commands;
+mod events;
 mod http;
 mod limits;
+mod signals;
 mod table;
 mod terminal;
 
@@ -40,7 +42,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// Prints the chain of causes in one line and, where the failure knows one, a hint below it.
 fn report(error: &anyhow::Error) {
-    let mut text = String::from("error: ");
+    // Problems of a file begin with its place, where editors look for it.
+    let has_place = error.downcast_ref::<config::problem::Problems>().is_some();
+    let mut text = String::from(if has_place { "" } else { "error: " });
     terminal::escape_text(&format!("{error:#}"), terminal::Lines::Keep, &mut text);
     let hint = error.chain().find_map(|cause| {
         let failure = cause.downcast_ref::<client::Failure>()?;

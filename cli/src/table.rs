@@ -37,7 +37,15 @@ impl Table {
         self.rows.push(escaped.collect());
     }
 
-    pub(crate) fn print(&self, out: &mut impl Write) -> io::Result<()> {
+    /// Prints to stdout; a table without rows says `nothing` on stderr instead.
+    pub(crate) fn print_or(&self, nothing: &str) -> io::Result<()> {
+        if self.rows.is_empty() {
+            return writeln!(io::stderr(), "{nothing}");
+        }
+        self.print(&mut io::stdout().lock())
+    }
+
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|at| {
                 let cells = self.rows.iter().map(|row| row[at].chars().count());
@@ -89,9 +97,9 @@ pub(crate) fn count(number: u64) -> String {
     out
 }
 
-/// The one or two largest units: `42s`, `3m 20s`, `2h`, `5d 3h`.
+/// The one or two largest units, rounded: `42s`, `3m 20s`, `2h`, `5d 3h`.
 pub(crate) fn duration(span: Duration) -> String {
-    let seconds = span.as_secs();
+    let seconds = span.saturating_add(Duration::from_millis(500)).as_secs();
     let (large, small, rest) = match seconds {
         0..60 => return format!("{seconds}s"),
         60..3600 => (seconds / 60, seconds % 60, ('m', 's')),

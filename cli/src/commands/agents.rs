@@ -11,6 +11,7 @@ use super::Run;
 use crate::client::{ServerOptions, block_on, print_json};
 use crate::http::percent_encode;
 use crate::table::{self, Align, Table};
+use crate::terminal;
 
 /// List agents: host, last seen, lag, counted losses; or revoke one
 #[derive(Debug, clap::Parser)]
@@ -54,18 +55,30 @@ struct Listed {
 #[derive(Deserialize)]
 struct Agent {
     id: String,
-    host: String,
-    version: String,
-    address: String,
+    /// What follows is unknown of an agent that has a certificate and never connected.
+    host: Option<String>,
+    version: Option<String>,
+    address: Option<String>,
     transport: Option<String>,
     connected: bool,
     last_seen: Option<String>,
-    lag_bytes: Option<u64>,
-    #[serde(default)]
+    lag_bytes: u64,
     losses: BTreeMap<String, u64>,
-    #[serde(default)]
+    identity_conflicts: Vec<Conflict>,
     revoked: bool,
     certificate_expires: Option<String>,
+}
+
+/// Two machines with one identity.
+#[derive(Deserialize)]
+struct Conflict {
+    host: Host,
+    other_host: Option<Host>,
+}
+
+#[derive(Deserialize)]
+struct Host {
+    name: String,
 }
 
 impl Run for Agents {
@@ -81,8 +94,34 @@ impl Run for Agents {
             return print_json(&answer);
         }
         let listed = Listed::deserialize(answer)?;
-        Ok(table(&listed.agents, SystemTime::now()).print(&mut io::stdout().lock())?)
+        table(&listed.agents, SystemTime::now())
+            .print_or("no agent has joined yet: `weir token create` lets one in")?;
+        for agent in &listed.agents {
+            tell_conflict(agent)?;
+        }
+        Ok(())
     }
+}
+
+/// Names both machines of the last identity conflict.
+fn tell_conflict(agent: &Agent) -> io::Result<()> {
+    let Some(Conflict { host, other_host }) = agent.identity_conflicts.last() else {
+        return Ok(());
+    };
+    let other = other_host
+        .as_ref()
+        .map_or("another machine", |other| other.name.as_str());
+    let mut told = String::new();
+    let (id, host) = (&agent.id, &host.name);
+    terminal::escape_text(
+        &format!(
+            "\nagent {id}: {host} and {other} ship as one spool (a cloned machine, or a restored \
+             snapshot); each goes on under an id of its own and nothing is lost"
+        ),
+        terminal::Lines::Keep,
+        &mut told,
+    );
+    writeln!(io::stdout(), "{told}")
 }
 
 fn table(agents: &[Agent], now: SystemTime) -> Table {
@@ -97,14 +136,15 @@ fn table(agents: &[Agent], now: SystemTime) -> Table {
         ("CERTIFICATE", Align::Left),
     ]);
     for agent in agents {
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let expires = agent.certificate_expires.as_deref();
         table.row(&[
             agent.id.clone(),
-            agent.host.clone(),
-            agent.version.clone(),
+            known(&agent.host),
+            known(&agent.version),
             state(agent, now),
-            agent.address.clone(),
-            agent.lag_bytes.map_or_else(|| "-".into(), table::bytes),
+            known(&agent.address),
+            table::bytes(agent.lag_bytes),
             losses(&agent.losses),
             expires.map_or_else(
                 || "-".into(),

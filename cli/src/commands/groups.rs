@@ -1,7 +1,5 @@
 //! `weir groups`: consumer groups and how far each has read.
 
-use std::io;
-
 use serde::Deserialize;
 
 use super::Run;
@@ -53,7 +51,7 @@ impl Run for Groups {
             return print_json(&answer);
         }
         let listed = Listed::deserialize(answer)?;
-        Ok(table(&listed.groups).print(&mut io::stdout().lock())?)
+        Ok(table(&listed.groups).print_or("no consumer group has committed an offset yet")?)
     }
 }
 

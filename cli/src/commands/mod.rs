@@ -4,6 +4,7 @@
 mod agents;
 mod completions;
 mod groups;
+mod serve;
 mod tail;
 mod token;
 mod topics;
@@ -31,6 +32,7 @@ const fn entry<C: Run>() -> Entry {
 
 /// Every command, in the order that help shows.
 const COMMANDS: &[Entry] = &[
+    entry::<serve::Serve>(),
     entry::<tail::Tail>(),
     entry::<topics::Topics>(),
     entry::<agents::Agents>(),

@@ -25,7 +25,7 @@ enum Action {
     #[command(after_help = CREATE_EXAMPLES)]
     Create(Create),
 
-    /// List the tokens that can still be used, without their secrets
+    /// List tokens, without their secrets
     List {
         /// Print JSON
         #[arg(long)]
@@ -95,7 +95,7 @@ struct Order<'a> {
 #[derive(Deserialize)]
 struct Made {
     token: String,
-    expires: String,
+    expires: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -106,10 +106,10 @@ struct Listed {
 #[derive(Deserialize)]
 struct Row {
     id: String,
-    expires: String,
-    uses: u64,
-    #[serde(default)]
+    expires: Option<String>,
+    uses: u32,
     topics: Vec<String>,
+    state: String,
 }
 
 impl Run for Token {
@@ -123,7 +123,7 @@ impl Run for Token {
                 }
                 let listed = Listed::deserialize(answer)?;
                 let table = table(&listed.tokens, SystemTime::now());
-                Ok(table.print(&mut io::stdout().lock())?)
+                Ok(table.print_or("no token yet: `weir token create` makes one")?)
             }
             Action::Revoke { id, server } => {
                 let path = format!("/api/v1/tokens/{}", percent_encode(&id));
@@ -155,10 +155,10 @@ impl Create {
         } else {
             format!("{} hosts", self.uses)
         };
-        let until = table::relative(&made.expires, SystemTime::now());
+        let ends = ends(made.expires.as_deref(), SystemTime::now());
         writeln!(
             io::stderr(),
-            "\nfor {hosts}, ends {until}; there: weir-agent join TOKEN"
+            "\nfor {hosts}, ends {ends}; there: weir-agent join TOKEN"
         )?;
         Ok(())
     }
@@ -167,6 +167,7 @@ impl Create {
 fn table(tokens: &[Row], now: SystemTime) -> Table {
     let mut table = Table::new(&[
         ("TOKEN", Align::Left),
+        ("STATE", Align::Left),
         ("USES LEFT", Align::Right),
         ("ENDS", Align::Left),
         ("TOPICS", Align::Left),
@@ -174,10 +175,16 @@ fn table(tokens: &[Row], now: SystemTime) -> Table {
     for token in tokens {
         table.row(&[
             token.id.clone(),
+            token.state.replace('_', " "),
             token.uses.to_string(),
-            table::relative(&token.expires, now),
+            ends(token.expires.as_deref(), now),
             token.topics.join(", "),
         ]);
     }
     table
+}
+
+/// `in 59m 58s`; a time beyond what the calendar holds is told as never.
+fn ends(expires: Option<&str>, now: SystemTime) -> String {
+    expires.map_or_else(|| "never".into(), |time| table::relative(time, now))
 }

@@ -1,7 +1,5 @@
 //! `weir topics`: what the aggregator holds.
 
-use std::io;
-
 use serde::Deserialize;
 
 use super::Run;
@@ -72,7 +70,7 @@ impl Run for Topics {
             Some(_) => partitions(&listed.topics),
             None => topics(&listed.topics),
         };
-        Ok(table.print(&mut io::stdout().lock())?)
+        Ok(table.print_or("no topic yet: one begins with its first record")?)
     }
 }
 
