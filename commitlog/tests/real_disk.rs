@@ -1,5 +1,7 @@
 //! The log on the real disk: what it writes, it reads, and opens again.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod support;
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub mod disk;
+pub mod faulty;
 
 /// A disk.
 pub trait Storage: Send + Sync {

@@ -1,5 +1,10 @@
 //! Batches for the tests of the log: numbered records of one or several producers.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test program uses its part, and a test may unwrap"
+)]
 
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
