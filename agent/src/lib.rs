@@ -1,3 +1,10 @@
 //! The program on every host: sources, router, spool, producer.
 
+pub mod ambient;
 pub mod config;
+pub mod limits;
+pub mod pipeline;
+pub mod router;
+pub mod sources;
+pub mod spool;
+pub mod telemetry;

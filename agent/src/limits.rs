@@ -1,0 +1,168 @@
+//! Every limit of the agent, each with its reason.
+
+use std::time::Duration;
+
+use commitlog::limits::BATCH_BYTES_MAX;
+
+/// Raw bytes at which a batch is cut. Incompressible lines must still fit one batch, because only the
+/// last record of a batch carries the position: a batch cut in halves could be spooled by half.
+/// zstd level 1 looks back 512 KiB, so larger batches would hardly compress better.
+pub const BATCH_RAW_BYTES_TARGET: usize = 480 * 1024;
+
+const _: () = assert!(
+    BATCH_RAW_BYTES_TARGET + BATCH_RAW_BYTES_TARGET / 128 + 1024 <= BATCH_BYTES_MAX,
+    "zstd adds at most a 256th and a header to what it cannot compress"
+);
+
+/// How long a record waits for others before its batch is cut, until the aggregator asks for more.
+pub const LINGER_DEFAULT: Duration = Duration::from_millis(2);
+
+/// The longest linger that an aggregator can ask for.
+pub const LINGER_MAX: Duration = Duration::from_secs(5);
+
+/// A spool segment. Acknowledged data is freed by segments, and a restart replays at most about this
+/// much to find the positions.
+pub const SPOOL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Spool bytes after which the positions are folded into a snapshot. Bounds the replay at start-up.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Positions that no record carries are in a snapshot after this time, in milliseconds.
+pub const SNAPSHOT_NOTES_MS: i64 = 1000;
+
+/// A position snapshot. 300 bytes a file make room for two million files.
+pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// `spool.meta`: identities, and a count for each topic.
+pub const SPOOL_META_BYTES_MAX: usize = 1024 * 1024;
+
+/// Batches appended to the spool but not yet fsynced, kept in memory so that a failed fsync loses
+/// none. Past it the reader waits for the disk.
+pub const SPOOL_UNSYNCED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Grain of the account that tells how many bytes are unacknowledged. Smaller batches share one entry.
+pub const SPOOL_MARK_BYTES: u64 = 64 * 1024;
+
+/// How long the data thread waits before it tries a full or failed spool again when nobody wakes it.
+pub const SPOOL_RETRY: Duration = Duration::from_millis(100);
+
+/// Freed ranges are trimmed at most this often, in milliseconds: each trim fsyncs a checkpoint.
+pub const TRIM_EVERY_MS: i64 = 250;
+
+/// Bytes read from a file at once, before the next file has its turn.
+pub const READ_BYTES: usize = 256 * 1024;
+
+/// Bytes read in one turn of a source, before batches are looked after.
+pub const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Kernel buffers of the QUIC socket. Linux' default of 208 KiB overflows between two wake-ups at
+/// full speed.
+pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// QUIC: unacknowledged bytes that the transport keeps for retransmission. 100 ms at 1 Gbit/s.
+pub const QUIC_SEND_WINDOW_BYTES: u64 = 12 * 1024 * 1024;
+
+/// QUIC: what an aggregator may send unread: acknowledgements, a few bytes each.
+pub const QUIC_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// QUIC: a silent connection is probed after this time, and NAT bindings stay open (they live 30 s).
+pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// QUIC: a peer that answers nothing for this long is gone.
+pub const QUIC_IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// One attempt to connect to one aggregator, by whatever transport.
+pub const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Between attempts at several addresses of one name ("happy eyeballs", RFC 8305).
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried.
+pub const CONNECT_ADDRESSES_MAX: usize = 8;
+
+/// After this time without a QUIC handshake TCP is tried beside it: UDP may be blocked. Must ship
+/// within three seconds.
+pub const TCP_AFTER: Duration = Duration::from_secs(2);
+
+/// How long an address is taken to be without QUIC, and how often a better connection is looked for.
+pub const REPROBE_AFTER: Duration = Duration::from_mins(10);
+
+/// The first bound of the wait between attempts.
+pub const RECONNECT_BOUND_FIRST: Duration = Duration::from_millis(200);
+
+/// The largest bound of the wait between attempts.
+pub const RECONNECT_BOUND_MAX: Duration = Duration::from_secs(15);
+
+/// Redirects that are followed in a row; past it two aggregators send the agent to each other.
+pub const REDIRECTS_MAX: u32 = 4;
+
+/// Chunks of control that wait for the TCP connection.
+pub const MUX_CONTROL_QUEUE: usize = 8;
+
+/// Chunks of data that wait for the TCP connection: enough to fill the write buffer, few enough that
+/// control waits for less than a millisecond.
+pub const MUX_DATA_QUEUE: usize = 4;
+
+/// What is gathered before a write to a TCP connection.
+pub const MUX_WRITE_BYTES: usize = 256 * 1024;
+
+/// Read from the spool at once: two batches of the largest size.
+pub const SEND_READ_BYTES: usize = 2 * BATCH_BYTES_MAX;
+
+/// Records behind the spool's end at which a partition counts as backlog: it yields to the partitions
+/// that are live, and its reads may wait for the disk.
+pub const BACKLOG_RECORDS: i64 = 50_000;
+
+/// How often an agent tells how it fares.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a certificate's age is looked at.
+pub const RENEWAL_CHECK_EVERY: Duration = Duration::from_mins(1);
+
+/// How long a leaving agent waits until everything spooled is acknowledged. The spool keeps the rest.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a closing connection waits until its last bytes are taken.
+pub const CLOSE_GRACE: Duration = Duration::from_millis(500);
+
+/// Pieces of a line that is too long for one batch because it does not compress.
+pub const LINE_PIECE_BYTES: usize = 400 * 1024;
+
+/// Directories below one another that a pattern with `**` goes through.
+pub const WALK_DEPTH_MAX: usize = 64;
+
+/// Every file is looked at this often, whatever events say. Longer when that takes long.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+
+/// The same where events are not to be had: network file systems, no watches left.
+pub const RECONCILE_UNWATCHED: Duration = Duration::from_secs(1);
+
+/// Looking at everything takes at most this part of the time between two looks.
+pub const RECONCILE_SHARE: u32 = 50;
+
+/// Looking at everything again because a directory appeared waits this long for more of them.
+pub const RECONCILE_SETTLE: Duration = Duration::from_millis(20);
+
+/// Rotated, deleted and truncated files are looked at this often: no event tells of them.
+pub const ATTENTION_EVERY: Duration = Duration::from_millis(50);
+
+/// A rotated file whose writer may still have it open is at its end when it has not grown for this
+/// long. Until then its successor waits, so that the order holds.
+pub const QUIET: Duration = Duration::from_secs(5);
+
+/// How long a rotated file stays open after its end: what a late writer adds is still delivered.
+pub const LATE: Duration = Duration::from_secs(60);
+
+/// How long the copy of a truncated file is looked for, and a new file that looks like a copy in the
+/// making is not read.
+pub const COPY_GRACE: Duration = Duration::from_secs(5);
+
+/// A rotated file that goes on being written holds its successor up for at most this long: then both
+/// are read, each in its order.
+pub const HOLD_MAX: Duration = Duration::from_secs(60);
+
+/// The file with the agent's identity, or a join under way.
+pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// One exchange of enrolment once connected: a round trip, and an fsync that may be slow.
+pub const JOIN_EXCHANGE_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,244 @@
+//! From sources to the spool, on one thread: each turn lets every source take what there is room for,
+//! cuts the batches that are full or have waited long enough, and appends them.
+//!
+//! Invariants: nothing waits anywhere but in one open batch for each destination; a batch that the
+//! spool has no room for stops its destination's sources, and is offered again; a batch is appended
+//! whole, with the positions that its records carry.
+
+mod destination;
+pub mod thread;
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use commitlog::batch::builder::HeaderBlock;
+use commitlog::id::{Timestamp, TopicName, TopicPartition};
+use model::position::LineageId;
+
+use crate::ambient::Now;
+use crate::limits::{READ_BYTES, SPOOL_RETRY};
+use crate::router::Router;
+use crate::sources::{Next, Source};
+use crate::spool::Spool;
+use crate::spool::positions::{Loss, Placed};
+use crate::telemetry::Telemetry;
+use destination::Destination;
+
+/// The sources, and what is on its way from them to the spool.
+pub struct Pipeline {
+    sources: Vec<Box<dyn Source>>,
+    flow: Flow,
+}
+
+/// Everything but the sources.
+struct Flow {
+    spool: Spool,
+    router: Router,
+    destinations: Vec<Destination>,
+    by_partition: HashMap<TopicPartition, DestinationId>,
+    telemetry: Telemetry,
+}
+
+/// A destination of this pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DestinationId(usize);
+
+/// What a source puts its records into, for one turn.
+pub struct Outlet<'a> {
+    flow: &'a mut Flow,
+    now: Now,
+}
+
+/// One destination's open batch.
+pub struct Batch<'a> {
+    destination: &'a mut Destination,
+    spool: &'a Spool,
+    telemetry: &'a Telemetry,
+    now: Now,
+}
+
+/// Why a record cannot be taken now, or ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The spool has no room. Nothing was taken; come again.
+    NoRoom,
+    /// It does not compress into one batch. Nothing was taken; cut it.
+    TooLarge,
+}
+
+impl Pipeline {
+    /// A pipeline that is ready for its first turn.
+    pub fn new(sources: Vec<Box<dyn Source>>, spool: Spool, telemetry: Telemetry) -> Pipeline {
+        Pipeline {
+            sources,
+            flow: Flow {
+                router: Router::new(spool.clone()),
+                spool,
+                destinations: Vec::new(),
+                by_partition: HashMap::new(),
+                telemetry,
+            },
+        }
+    }
+
+    /// One step; when the next one is due.
+    pub fn turn(&mut self, now: Now) -> Next {
+        for destination in &mut self.flow.destinations {
+            destination.offer(&self.flow.spool, &self.flow.telemetry);
+        }
+        let mut next = Next::At(now.monotonic + IDLE_MAX);
+        for source in &mut self.sources {
+            let mut out = Outlet {
+                flow: &mut self.flow,
+                now,
+            };
+            next = next.min(source.turn(now, &mut out));
+        }
+        let linger = *self.flow.spool.linger().borrow();
+        for destination in &mut self.flow.destinations {
+            if destination.due(linger).is_some_and(|due| due <= now.monotonic) {
+                destination.cut(&self.flow.spool, &self.flow.telemetry, now);
+            }
+            if destination.is_blocked() {
+                next = next.min(Next::At(now.monotonic + SPOOL_RETRY));
+            } else if let Some(due) = destination.due(linger) {
+                next = next.min(Next::At(due));
+            }
+        }
+        next
+    }
+
+    /// Cuts and appends what is gathered; whether all of it is in the spool.
+    pub fn flush(&mut self, now: Now) -> bool {
+        let mut empty = true;
+        for destination in &mut self.flow.destinations {
+            destination.offer(&self.flow.spool, &self.flow.telemetry);
+            destination.cut(&self.flow.spool, &self.flow.telemetry, now);
+            empty &= destination.is_empty();
+        }
+        empty
+    }
+
+    /// What to wait on between turns.
+    pub fn events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sources.iter().filter_map(|source| source.event())
+    }
+
+    /// The spool that this pipeline fills.
+    pub fn spool(&self) -> &Spool {
+        &self.flow.spool
+    }
+}
+
+impl Outlet<'_> {
+    /// The spool: positions, notes, losses.
+    pub fn spool(&self) -> &Spool {
+        &self.flow.spool
+    }
+
+    /// The agent's metrics.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.flow.telemetry
+    }
+
+    /// The partition of a new lineage; `None` while it is worth waiting to be told.
+    pub fn place(&mut self, topic: &TopicName, lineage: LineageId) -> Option<TopicPartition> {
+        self.flow.router.place(topic, lineage, self.now.monotonic)
+    }
+
+    /// The destination of a partition.
+    pub fn destination(&mut self, partition: &TopicPartition) -> DestinationId {
+        if let Some(&id) = self.flow.by_partition.get(partition) {
+            return id;
+        }
+        let id = DestinationId(self.flow.destinations.len());
+        self.flow.by_partition.insert(partition.clone(), id);
+        self.flow
+            .destinations
+            .push(Destination::new(partition.clone()));
+        id
+    }
+
+    /// How many bytes may be read for a destination now: none while the spool is full.
+    pub fn room(&self, destination: DestinationId) -> usize {
+        if self.flow.destinations[destination.0].is_blocked() || self.flow.spool.is_full() {
+            0
+        } else {
+            READ_BYTES
+        }
+    }
+
+    /// The open batch of a destination.
+    pub fn batch(&mut self, destination: DestinationId) -> Batch<'_> {
+        Batch {
+            destination: &mut self.flow.destinations[destination.0],
+            spool: &self.flow.spool,
+            telemetry: &self.flow.telemetry,
+            now: self.now,
+        }
+    }
+
+    /// Counts what is gone for good.
+    pub fn count_loss(&mut self, source: &str, reason: &'static str, loss: Loss) {
+        self.flow.spool.count_loss(source, reason, loss);
+        self.flow.telemetry.count_loss(source, reason, loss);
+    }
+}
+
+impl Batch<'_> {
+    /// Whether one more record of this many bytes, value and headers, fits the open batch.
+    pub fn fits(&self, record_bytes: usize) -> bool {
+        self.destination.fits(record_bytes)
+    }
+
+    /// Adds a record. The caller has asked [`fits`](Self::fits), or the batch is empty.
+    pub fn push(&mut self, value: &[u8], headers: &HeaderBlock) {
+        self.destination.push(value, headers, None, self.now);
+    }
+
+    /// Adds the last record that this turn or this batch has of a file, with the position it ends at.
+    pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Placed) {
+        self.destination.push(value, headers, Some(placed), self.now);
+    }
+
+    /// Cuts the batch because the next record does not fit. `Err`: the spool has no room, nothing more
+    /// can be pushed now; what was pushed is kept.
+    pub fn cut(&mut self) -> Result<(), Refused> {
+        self.destination.cut(self.spool, self.telemetry, self.now);
+        if self.destination.is_blocked() {
+            return Err(Refused::NoRoom);
+        }
+        Ok(())
+    }
+
+    /// Adds a record that is longer than a batch is meant to be, in a batch of its own.
+    pub fn push_alone(
+        &mut self,
+        value: &[u8],
+        headers: &HeaderBlock,
+        placed: Placed,
+    ) -> Result<(), Refused> {
+        self.cut()?;
+        self.destination.push(value, headers, Some(placed), self.now);
+        if self
+            .destination
+            .cut_alone(self.spool, self.telemetry, self.now)
+        {
+            Ok(())
+        } else {
+            Err(Refused::TooLarge)
+        }
+    }
+
+    /// The moment that records bear.
+    pub fn timestamp(&self) -> Timestamp {
+        self.now.wall
+    }
+}
+
+/// The longest time without a turn: a forgotten wake-up costs a second.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! One topic-partition on the way to the spool: the open batch, and a cut one that waits for room.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord, RECORD_OVERHEAD_MAX};
+use commitlog::error::{ErrorKind, Result};
+use commitlog::id::TopicPartition;
+use model::header;
+
+use crate::ambient::Now;
+use crate::limits::BATCH_RAW_BYTES_TARGET;
+use crate::spool::positions::Placed;
+use crate::spool::{Spool, Taken};
+use crate::telemetry::Telemetry;
+
+/// A destination's state.
+pub(super) struct Destination {
+    partition: TopicPartition,
+    builder: BatchBuilder,
+    /// Positions that the open batch carries.
+    positions: Vec<Placed>,
+    /// When the open batch got its first record.
+    opened_at: Duration,
+    /// When the last batch was cut.
+    cut_at: Option<Duration>,
+    /// Cut, but not in the spool yet, with the positions of each.
+    waiting: VecDeque<(Vec<u8>, Vec<Placed>)>,
+    encoded: Vec<u8>,
+}
+
+impl Destination {
+    pub(super) fn new(partition: TopicPartition) -> Destination {
+        Destination {
+            partition,
+            builder: BatchBuilder::new(),
+            positions: Vec::new(),
+            opened_at: Duration::ZERO,
+            cut_at: None,
+            waiting: VecDeque::new(),
+            encoded: Vec::new(),
+        }
+    }
+
+    /// Whether a cut batch waits for room: then nothing is read for this destination.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.builder.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn fits(&self, record_bytes: usize) -> bool {
+        self.builder.raw_bytes() + record_bytes + RECORD_OVERHEAD_MAX <= BATCH_RAW_BYTES_TARGET
+            && self.builder.fits(record_bytes)
+    }
+
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        value: &[u8],
+        headers: &HeaderBlock,
+        placed: Option<Placed>,
+        now: Now,
+    ) {
+        if self.builder.is_empty() {
+            self.opened_at = now.monotonic;
+        }
+        let mut record = NewRecord {
+            timestamp: now.wall,
+            key: None,
+            value,
+            headers,
+            extra: None,
+        };
+        if let Some(placed) = placed {
+            self.encoded.clear();
+            placed.position.encode(&mut self.encoded);
+            record.extra = Some((header::POSITION, &self.encoded));
+            self.builder.push(&record);
+            self.positions.push(placed);
+        } else {
+            self.builder.push(&record);
+        }
+    }
+
+    /// When the open batch is to be cut. The first record after a quiet time goes at once: it has
+    /// nobody to wait for; those that follow gather for the linger. Either way at most one batch is
+    /// cut in each linger.
+    pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
+        if self.builder.is_empty() || self.is_blocked() {
+            return None;
+        }
+        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
+        Some(since_last.clamp(self.opened_at, self.opened_at + linger))
+    }
+
+    /// Cuts the open batch and offers it to the spool.
+    pub(super) fn cut(&mut self, spool: &Spool, telemetry: &Telemetry, now: Now) {
+        if self.builder.is_empty() || self.is_blocked() {
+            return;
+        }
+        if let Err(error) = self.finish(spool, now) {
+            // An allocation or the directory failed; the records are still in the builder.
+            tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
+            return;
+        }
+        self.offer(spool, telemetry);
+    }
+
+    /// Cuts a batch of one record; whether it could be cut. When not, the record is gone from here.
+    pub(super) fn cut_alone(&mut self, spool: &Spool, telemetry: &Telemetry, now: Now) -> bool {
+        match self.finish(spool, now) {
+            Ok(()) => {}
+            Err(error) if error.kind == ErrorKind::Input => {
+                self.builder.clear();
+                self.positions.clear();
+                return false;
+            }
+            // Kept in the builder, cut at the next turn.
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
+                return true;
+            }
+        }
+        self.offer(spool, telemetry);
+        true
+    }
+
+    fn finish(&mut self, spool: &Spool, now: Now) -> Result<()> {
+        let producer = spool.next_producer(&self.partition)?;
+        let mut batches = Vec::with_capacity(1);
+        self.builder.finish(producer, &mut batches)?;
+        self.cut_at = Some(now.monotonic);
+        // Batches are cut small enough to stay one; were there several, the last has the positions.
+        let last = batches.pop();
+        self.waiting
+            .extend(batches.into_iter().map(|batch| (batch, Vec::new())));
+        let positions = std::mem::take(&mut self.positions);
+        self.waiting.extend(last.map(|batch| (batch, positions)));
+        Ok(())
+    }
+
+    /// Offers the waiting batches to the spool.
+    pub(super) fn offer(&mut self, spool: &Spool, telemetry: &Telemetry) {
+        while let Some((batch, positions)) = self.waiting.front_mut() {
+            let bytes = batch.len();
+            match spool.append(&self.partition, batch, positions) {
+                Ok(Taken::Yes) => {
+                    telemetry.count_batch(bytes);
+                    let (_, mut positions) = self.waiting.pop_front().unwrap_or_default();
+                    if self.positions.capacity() < positions.capacity() && self.positions.is_empty()
+                    {
+                        positions.clear();
+                        self.positions = positions;
+                    }
+                }
+                Ok(Taken::Wait) => return,
+                Err(error) => {
+                    tracing::error!(partition = %self.partition, %error, "spool takes no batch");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The data thread: turns of the pipeline, and between them a sleep that an inotify event, a waker or
+//! the next deadline ends.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{read, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::Pipeline;
+use crate::ambient::{Clock, Now};
+use crate::sources::Next;
+
+/// Ends the data thread's sleep. Clones wake the same thread.
+#[derive(Clone)]
+pub struct Waker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    write_end: OwnedFd,
+    read_end: OwnedFd,
+    stop: AtomicBool,
+    pending: AtomicBool,
+}
+
+impl Waker {
+    /// A waker for a thread that is not started yet.
+    pub fn new() -> io::Result<Waker> {
+        let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Waker {
+            shared: Arc::new(Shared {
+                write_end,
+                read_end,
+                stop: AtomicBool::new(false),
+                pending: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Has the thread make a turn now.
+    pub fn wake(&self) {
+        if self.shared.pending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // A full pipe is as good as a byte: the thread wakes.
+        if let Err(error) = write(&self.shared.write_end, &[1]) {
+            tracing::trace!(%error, "waker's pipe is full");
+        }
+    }
+
+    /// Has the thread put what it holds into the spool, and end.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    fn drain(&self) {
+        let mut bytes = [0; 16];
+        while matches!(read(&self.shared.read_end, &mut bytes), Ok(16)) {}
+        self.shared.pending.store(false, Ordering::Release);
+    }
+}
+
+/// Starts the thread. It gives the pipeline back when it ends.
+pub fn spawn(pipeline: Pipeline, waker: Waker, clock: Clock) -> io::Result<JoinHandle<Pipeline>> {
+    let wake = waker.clone();
+    pipeline.spool().on_room(Arc::new(move || wake.wake()));
+    std::thread::Builder::new()
+        .name("data".to_owned())
+        .spawn(move || run(pipeline, &waker, &clock))
+}
+
+fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
+    let started = Instant::now();
+    let now = || Now {
+        monotonic: started.elapsed(),
+        wall: clock(),
+    };
+    while !waker.is_stopped() {
+        match pipeline.turn(now()) {
+            Next::Now => {}
+            Next::At(at) => {
+                let pause = at.saturating_sub(started.elapsed());
+                if !pause.is_zero() {
+                    sleep(&pipeline, waker, pause);
+                }
+            }
+        }
+    }
+    // What does not fit now is read again from its files at the next start.
+    if !pipeline.flush(now()) {
+        tracing::warn!(
+            "the spool has no room for the last lines; they are read again at the next start"
+        );
+    }
+    pipeline
+}
+
+fn sleep(pipeline: &Pipeline, waker: &Waker, pause: Duration) {
+    let mut fds: Vec<PollFd<'_>> = pipeline
+        .events()
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    fds.push(PollFd::from_borrowed_fd(
+        waker.shared.read_end.as_fd(),
+        PollFlags::IN,
+    ));
+    let timeout = Timespec {
+        tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: pause.subsec_nanos().into(),
+    };
+    // An interruption is a wake-up like another.
+    if let Err(error) = poll(&mut fds, Some(&timeout)) {
+        tracing::trace!(%error, "poll was interrupted");
+    }
+    waker.drain();
+}

@@ -1,0 +1,205 @@
+//! A path that is followed, and the files that it named one after the other.
+//!
+//! A *lineage* is one path of one source. Each life of an inode under that path is an *epoch*: a
+//! rotation, a deletion with a successor, and a truncation begin the next. Epochs are read strictly in
+//! their order, so the order of a file's lines survives its rotation.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use commitlog::batch::builder::HeaderBlock;
+use commitlog::id::TopicPartition;
+use model::position::{FileKey, Guard, LineageId, Position};
+
+use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
+use crate::pipeline::DestinationId;
+use crate::spool::positions::Placed;
+
+/// One path of the source.
+pub(super) struct Lineage {
+    pub(super) id: LineageId,
+    pub(super) path: PathBuf,
+    /// The directory's number in the source.
+    pub(super) directory: usize,
+    pub(super) name: OsString,
+    pub(super) stream: Option<Stream>,
+    /// In the order in which they are read. Finished ones stay at the front while their files can be
+    /// met again.
+    pub(super) epochs: VecDeque<Epoch>,
+    /// The highest number that an epoch had.
+    pub(super) last_epoch: Option<u32>,
+    /// The path names a file that belongs to another lineage: a rotated one, a second link.
+    pub(super) alias_of: Option<FileKey>,
+    /// Waits to be read.
+    pub(super) queued: bool,
+    /// Set by each pass that still met the path.
+    pub(super) met: bool,
+}
+
+/// Where a lineage's records go and what they bear.
+pub(super) struct Stream {
+    pub(super) partition: TopicPartition,
+    pub(super) destination: DestinationId,
+    pub(super) headers: HeaderBlock,
+    /// The same, for a piece of a line that the next record continues.
+    pub(super) split: HeaderBlock,
+    /// The same, for a last line without its newline.
+    pub(super) unterminated: HeaderBlock,
+}
+
+/// One life of one inode.
+pub(super) struct Epoch {
+    pub(super) number: u32,
+    pub(super) key: FileKey,
+    /// Open while there is or may be something to read.
+    pub(super) file: Option<File>,
+    /// The end of the last record that was taken.
+    pub(super) offset: u64,
+    pub(super) head: Guard,
+    pub(super) tail: Guard,
+    /// The most that was seen of the file.
+    pub(super) size_seen: u64,
+    /// When it was last seen to grow.
+    pub(super) grown_at: Duration,
+    pub(super) life: Life,
+    /// Where the inode was seen last, when that is not the lineage's path.
+    pub(super) place: Option<PathBuf>,
+}
+
+/// What is known of an epoch's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// The path names it.
+    Named,
+    /// The path does not name it any more, since this time: it was rotated or deleted. It is read to
+    /// its end.
+    Detached(Duration),
+    /// Its content was cut off or replaced. What was not read may be in a copy, which is looked for
+    /// since this time.
+    Truncated(Duration),
+    /// Read to its end, since this time. It is kept to know the file when it is met again.
+    Finished(Duration),
+}
+
+impl Lineage {
+    /// The epoch that is read at present.
+    pub(super) fn current(&mut self) -> Option<(usize, &mut Epoch)> {
+        self.epochs
+            .iter_mut()
+            .enumerate()
+            .find(|(_, epoch)| !epoch.is_finished())
+    }
+
+    /// The epoch that the path names.
+    pub(super) fn named(&mut self) -> Option<&mut Epoch> {
+        self.epochs
+            .iter_mut()
+            .rev()
+            .find(|epoch| epoch.life == Life::Named)
+    }
+
+    /// The epoch of this number.
+    pub(super) fn epoch(&mut self, number: u32) -> Option<&mut Epoch> {
+        self.epochs.iter_mut().find(|epoch| epoch.number == number)
+    }
+
+    /// Whether anything but events of its own name can change it: then it is looked at by time.
+    pub(super) fn needs_attention(&self) -> bool {
+        self.epochs.iter().any(|epoch| match epoch.life {
+            Life::Named => false,
+            Life::Detached(_) | Life::Truncated(_) => true,
+            Life::Finished(_) => epoch.file.is_some(),
+        })
+    }
+
+    /// The position of an epoch as of its fields.
+    pub(super) fn position(&self, epoch: &Epoch) -> Position {
+        Position {
+            lineage: self.id,
+            epoch: epoch.number,
+            offset: epoch.offset,
+            key: epoch.key,
+            head: epoch.head,
+            tail: epoch.tail,
+            finished: epoch.is_finished(),
+            path: self.path.as_os_str().as_bytes().to_vec(),
+            place: epoch.place.as_deref().map(bytes_of),
+        }
+    }
+
+    /// The position of an epoch, with its partition once it has one.
+    pub(super) fn placed(&self, epoch: &Epoch) -> Option<Placed> {
+        let stream = self.stream.as_ref()?;
+        Some(Placed {
+            position: self.position(epoch),
+            partition: stream.partition.clone(),
+        })
+    }
+}
+
+impl Epoch {
+    /// An epoch that begins at the first byte of `file`.
+    pub(super) fn new(number: u32, key: FileKey, file: File, now: Duration) -> Epoch {
+        Epoch {
+            number,
+            key,
+            file: Some(file),
+            offset: 0,
+            head: Guard::default(),
+            tail: Guard::default(),
+            size_seen: 0,
+            grown_at: now,
+            life: Life::Named,
+            place: None,
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.life, Life::Finished(_))
+    }
+
+    /// The file is at least this long.
+    pub(super) fn saw_size(&mut self, size: u64, now: Duration) {
+        if size > self.size_seen {
+            self.size_seen = size;
+            self.grown_at = now;
+        }
+    }
+
+    /// Moves on to `offset`. `before` are the bytes just before it, at least [`TAIL_BYTES`] of them
+    /// or all there are; `from_start` says that they begin at the file's first byte.
+    pub(super) fn advance(
+        &mut self,
+        offset: u64,
+        before: &[u8],
+        hasher: &Hasher,
+        from_start: FromStart,
+    ) {
+        self.offset = offset;
+        self.tail = tail_guard(before, hasher);
+        if from_start == FromStart::Yes && usize::from(self.head.bytes) < HEAD_BYTES {
+            self.head = hasher.guard(&before[..before.len().min(HEAD_BYTES)]);
+        }
+    }
+}
+
+/// Whether some bytes begin where their file begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FromStart {
+    Yes,
+    No,
+}
+
+/// The guard over the last of these bytes.
+pub(super) fn tail_guard(before: &[u8], hasher: &Hasher) -> Guard {
+    hasher.guard(&before[before.len().saturating_sub(TAIL_BYTES)..])
+}
+
+/// A path as the system's bytes.
+pub(super) fn bytes_of(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
+}

@@ -1,0 +1,477 @@
+//! Follows files: the lines of every file that matches, once and in order, over rotation, truncation,
+//! deletion and restart.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `pattern.rs` | which paths are meant, and the walk that finds them |
+//! | `watch.rs` | inotify on directories: hints where to look |
+//! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
+//! | `lineage.rs` | a path, and the lives of the inodes that it named |
+//! | `discovery.rs` | what the paths name now, and what that means |
+//! | `rotation.rs` | files that were rotated, deleted, truncated, copied |
+//! | `resume.rs` | where the last run left off |
+//! | `reader.rs` | bytes to records |
+//!
+//! Invariants, for each file: what is taken is in the spool's open batch or further; every byte is
+//! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
+//! changes none of this.
+
+mod discovery;
+mod guard;
+mod kernel;
+mod lineage;
+pub(crate) mod pattern;
+mod reader;
+mod resume;
+mod rotation;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use commitlog::batch::builder::HeaderBlock;
+use commitlog::id::{TopicName, TopicPartition};
+use model::header;
+use model::position::FileKey;
+
+use super::{Next, Source};
+use crate::ambient::Now;
+use crate::limits::{ATTENTION_EVERY, TURN_BYTES_MAX};
+use crate::pipeline::Outlet;
+use crate::telemetry::SourceTelemetry;
+use guard::Hasher;
+use lineage::{Life, Lineage, Stream};
+use pattern::Patterns;
+use reader::{Into, LastLine, Read, Reader};
+use rotation::Suspect;
+use watch::{Hint, Watch};
+
+/// What a file source follows, and how.
+#[derive(Debug, Clone)]
+pub struct FileConfig {
+    /// The user's name for it.
+    pub name: String,
+    /// Patterns of absolute paths.
+    pub files: Vec<String>,
+    /// Patterns of paths that are left out.
+    pub exclude: Vec<String>,
+    /// Where its records go.
+    pub topic: TopicName,
+    /// Headers of every record.
+    pub labels: Vec<(String, String)>,
+    /// Where reading begins in files that are there at the very first start.
+    pub start_at: StartAt,
+    /// Longer lines are cut into pieces.
+    pub line_bytes_max: usize,
+    /// Files held open at once.
+    pub files_open_max: usize,
+}
+
+/// Where reading begins in files that are there at the very first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the first byte.
+    Beginning,
+    /// After the last line.
+    End,
+}
+
+/// The source.
+pub struct FileSource {
+    config: FileConfig,
+    patterns: Patterns,
+    telemetry: SourceTelemetry,
+    reader: Reader,
+    watch: Option<Watch>,
+    directories: Vec<Directory>,
+    directory_numbers: HashMap<PathBuf, usize>,
+    /// Lineages keep their place; an empty place is used again.
+    lineages: Vec<Option<Lineage>>,
+    /// Which lineage has the inode, and under which epoch.
+    known: HashMap<FileKey, (usize, u32)>,
+    suspects: Vec<Suspect>,
+    /// Lineages that may have something to read.
+    ready: VecDeque<usize>,
+    /// Paths to look at: directory and name.
+    looks: BTreeSet<(usize, OsString)>,
+    attention: BTreeSet<usize>,
+    /// Files that cannot be opened, so that each is said once.
+    unreadable: HashMap<PathBuf, String>,
+    next_reconcile: Option<Duration>,
+    next_attention: Duration,
+    phase: Phase,
+    /// Some files lie where events do not come.
+    unwatched: bool,
+    /// Open files, the longest open first.
+    open_files: VecDeque<(usize, u32)>,
+}
+
+/// A directory that holds or can hold matching files.
+struct Directory {
+    path: PathBuf,
+    names: HashMap<OsString, usize>,
+    watched: bool,
+    met: bool,
+}
+
+/// How far start-up has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was looked at yet.
+    New,
+    /// The first look at everything, in the very first run.
+    FirstEver,
+    /// What appears now is new.
+    Running,
+}
+
+impl FileSource {
+    /// A source that begins to look at its first turn. `salt` is the spool's.
+    pub fn new(
+        config: FileConfig,
+        salt: &[u8; 16],
+        telemetry: SourceTelemetry,
+    ) -> Result<FileSource, globset::Error> {
+        let hasher = Hasher::new(salt);
+        let watch = match Watch::new() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(source = config.name, %error, hint = WATCH_HINT, "files are polled");
+                None
+            }
+        };
+        Ok(FileSource {
+            patterns: Patterns::new(&config.files, &config.exclude)?,
+            reader: Reader::new(hasher, config.line_bytes_max),
+            config,
+            telemetry,
+            unwatched: watch.is_none(),
+            watch,
+            directories: Vec::new(),
+            directory_numbers: HashMap::new(),
+            lineages: Vec::new(),
+            known: HashMap::new(),
+            suspects: Vec::new(),
+            ready: VecDeque::new(),
+            looks: BTreeSet::new(),
+            attention: BTreeSet::new(),
+            unreadable: HashMap::new(),
+            next_reconcile: None,
+            next_attention: Duration::ZERO,
+            phase: Phase::New,
+            open_files: VecDeque::new(),
+        })
+    }
+}
+
+impl Source for FileSource {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn turn(&mut self, now: Now, out: &mut Outlet<'_>) -> Next {
+        self.take_hints(now);
+        if self.phase == Phase::New {
+            self.resume(now, out);
+        }
+        if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
+            self.reconcile(now, out);
+        }
+        while let Some((directory, name)) = self.looks.pop_first() {
+            self.look(directory, &name, now, out);
+        }
+        if self.next_attention <= now.monotonic {
+            self.attend(now, out);
+            self.next_attention = now.monotonic + ATTENTION_EVERY;
+        }
+        let blocked = self.read_ready(now, out);
+        self.next(blocked, now)
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(Watch::event)
+    }
+}
+
+impl FileSource {
+    /// Turns events into paths to look at and files to read.
+    fn take_hints(&mut self, now: Now) {
+        let Some(mut watch) = self.watch.take() else {
+            return;
+        };
+        watch.drain(&mut |hint| match hint {
+            Hint::Written { directory, name } => self.written(directory, name),
+            Hint::Named { directory, name } => {
+                if self.is_meant(directory, name) {
+                    self.looks.insert((directory, name.to_owned()));
+                }
+                self.look_again_at_suspects();
+            }
+            Hint::Tree => self.reconcile_by(now.monotonic + crate::limits::RECONCILE_SETTLE),
+            Hint::Overflow => {
+                tracing::warn!(
+                    source = self.config.name,
+                    "events were lost, looking everywhere"
+                );
+                self.reconcile_by(now.monotonic);
+            }
+        });
+        self.watch = Some(watch);
+    }
+
+    fn written(&mut self, directory: usize, name: &OsStr) {
+        let Some(&lineage) = self.directories[directory].names.get(name) else {
+            if self.is_meant(directory, name) {
+                self.looks.insert((directory, name.to_owned()));
+            }
+            return;
+        };
+        let owner = self.lineages[lineage]
+            .as_ref()
+            .and_then(|held| held.alias_of);
+        match owner.and_then(|key| self.known.get(&key)) {
+            // The file is another lineage's. It may be finished: look whether it has grown.
+            Some(_) => {
+                self.looks.insert((directory, name.to_owned()));
+            }
+            None => self.queue(lineage),
+        }
+    }
+
+    fn is_meant(&self, directory: usize, name: &OsStr) -> bool {
+        let directory = &self.directories[directory];
+        directory.names.contains_key(name) || self.patterns.matches(&directory.path.join(name))
+    }
+
+    fn reconcile_by(&mut self, at: Duration) {
+        self.next_reconcile = Some(self.next_reconcile.unwrap_or(at).min(at));
+    }
+
+    /// Has a lineage read in this or a later turn.
+    fn queue(&mut self, lineage: usize) {
+        if let Some(held) = &mut self.lineages[lineage]
+            && !held.queued
+        {
+            held.queued = true;
+            self.ready.push_back(lineage);
+        }
+    }
+
+    /// Reads in turn what may have something, until the turn's bytes are used up. Whether something
+    /// waits for room.
+    fn read_ready(&mut self, now: Now, out: &mut Outlet<'_>) -> Blocked {
+        let mut budget = TURN_BYTES_MAX;
+        let mut waiting = Vec::new();
+        while budget > 0 {
+            let Some(lineage) = self.ready.pop_front() else {
+                break;
+            };
+            if let Some(held) = &mut self.lineages[lineage] {
+                held.queued = false;
+            }
+            match self.read_lineage(lineage, now, out) {
+                Progress::Some(bytes) => {
+                    budget = budget.saturating_sub(bytes.max(1));
+                    self.queue(lineage);
+                }
+                Progress::None => {}
+                Progress::NoRoom => waiting.push(lineage),
+            }
+        }
+        let blocked = if waiting.is_empty() {
+            Blocked::No
+        } else {
+            Blocked::Yes
+        };
+        for lineage in waiting {
+            self.queue(lineage);
+        }
+        blocked
+    }
+
+    /// Reads once from the lineage's current epoch.
+    fn read_lineage(&mut self, index: usize, now: Now, out: &mut Outlet<'_>) -> Progress {
+        if !self.make_stream(index, out) {
+            return Progress::NoRoom;
+        }
+        self.open_current(index, now);
+        let Some(lineage) = &mut self.lineages[index] else {
+            return Progress::None;
+        };
+        let position = match lineage.current() {
+            Some((_, epoch)) if epoch.file.is_none() => return Progress::None,
+            Some((_, epoch)) if matches!(epoch.life, Life::Truncated(_)) => return Progress::None,
+            Some((at, _)) => lineage.position(&lineage.epochs[at]),
+            None => return Progress::None,
+        };
+        let Lineage { stream, epochs, .. } = lineage;
+        let (Some(stream), Some(epoch)) =
+            (stream, epochs.iter_mut().find(|epoch| !epoch.is_finished()))
+        else {
+            return Progress::None;
+        };
+        if out.room(stream.destination) == 0 {
+            return Progress::NoRoom;
+        }
+        let number = epoch.number;
+        let mut into = Into {
+            stream,
+            batch: &mut out.batch(stream.destination),
+            position,
+        };
+        let read = self
+            .reader
+            .read(epoch, &mut into, LastLine::Wait, now.monotonic);
+        self.after_read(index, number, read, now, out)
+    }
+
+    fn after_read(
+        &mut self,
+        index: usize,
+        number: u32,
+        read: io::Result<Read>,
+        now: Now,
+        out: &mut Outlet<'_>,
+    ) -> Progress {
+        match read {
+            Ok(Read::More(taken)) => {
+                self.count(taken);
+                Progress::Some(usize::try_from(taken.bytes).unwrap_or(usize::MAX))
+            }
+            Ok(Read::NoRoom(taken)) => {
+                self.count(taken);
+                Progress::NoRoom
+            }
+            Ok(Read::End(taken)) => {
+                self.count(taken);
+                self.at_end(index, number, now, out)
+            }
+            Ok(Read::Replaced) => {
+                self.truncated(index, number, now, out);
+                Progress::Some(1)
+            }
+            // Not an end: the next look at everything tries again.
+            Err(error) => {
+                let path = self.lineages[index].as_ref().map(|held| held.path.clone());
+                self.say_unreadable(&path.unwrap_or_default(), &error);
+                Progress::None
+            }
+        }
+    }
+
+    fn count(&self, taken: reader::Taken) {
+        self.telemetry.read_bytes.inc_by(taken.bytes);
+        self.telemetry.records.inc_by(taken.records);
+    }
+
+    /// Decides where a lineage's records go, once that is known; whether it is.
+    fn make_stream(&mut self, index: usize, out: &mut Outlet<'_>) -> bool {
+        let Some(lineage) = &self.lineages[index] else {
+            return true;
+        };
+        if lineage.stream.is_some() {
+            return true;
+        }
+        let Some(partition) = out.place(&self.config.topic, lineage.id) else {
+            return false;
+        };
+        self.set_stream(index, partition, out);
+        true
+    }
+
+    fn set_stream(&mut self, index: usize, partition: TopicPartition, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[index] else {
+            return;
+        };
+        let headers = headers(&self.config.labels, &lineage.path);
+        lineage.stream = Some(Stream {
+            destination: out.destination(&partition),
+            partition,
+            split: headers_of_part(&headers, header::PARTIAL_SPLIT),
+            unterminated: headers_of_part(&headers, header::PARTIAL_UNTERMINATED),
+            headers,
+        });
+    }
+
+    fn next(&self, blocked: Blocked, now: Now) -> Next {
+        if blocked == Blocked::No && !self.ready.is_empty() {
+            return Next::Now;
+        }
+        let mut at = self.next_reconcile.unwrap_or(now.monotonic);
+        if !self.attention.is_empty() || !self.suspects.is_empty() {
+            at = at.min(self.next_attention);
+        }
+        if blocked == Blocked::Yes {
+            at = at.min(now.monotonic + crate::limits::SPOOL_RETRY);
+        }
+        Next::At(at)
+    }
+
+    /// Says once that a path cannot be read, and why.
+    fn say_unreadable(&mut self, path: &Path, error: &io::Error) {
+        let message = error.to_string();
+        if self.unreadable.get(path) != Some(&message) {
+            tracing::warn!(source = self.config.name, path = %path.display(), error = message,
+                "file cannot be read, trying again");
+            self.unreadable.insert(path.to_owned(), message);
+        }
+        self.say_counts();
+    }
+
+    fn say_counts(&self) {
+        let files = self.lineages.iter().flatten().count();
+        self.telemetry
+            .files
+            .set(i64::try_from(files).unwrap_or(i64::MAX));
+        let unreadable = i64::try_from(self.unreadable.len()).unwrap_or(i64::MAX);
+        self.telemetry.files_unreadable.set(unreadable);
+    }
+}
+
+/// What reading a lineage once came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// So many bytes; it may have more.
+    Some(usize),
+    /// There is nothing to read before something happens.
+    None,
+    /// There is, but no room for it.
+    NoRoom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocked {
+    Yes,
+    No,
+}
+
+const WATCH_HINT: &str = "raise fs.inotify.max_user_watches and fs.inotify.max_user_instances";
+
+/// The headers of every record of a path. What does not fit is left out: labels are limited when the
+/// configuration is checked.
+fn headers(labels: &[(String, String)], path: &Path) -> HeaderBlock {
+    let mut block = HeaderBlock::default();
+    let path = path.to_string_lossy();
+    let own = std::iter::once((header::LOG_FILE_PATH, path.as_ref()));
+    let labels = labels
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in own.chain(labels) {
+        if let Err(error) = block.push(name, value.as_bytes()) {
+            tracing::warn!(%error, "label is left out");
+        }
+    }
+    block
+}
+
+fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
+    let mut block = headers.clone();
+    if let Err(error) = block.push(header::LOG_RECORD_PARTIAL, part) {
+        tracing::warn!(%error, "partial records are not marked");
+    }
+    block
+}

@@ -1,0 +1,215 @@
+//! Which paths a source means: globs with `*`, `?`, `[..]`, `{..}` and `**`, and a walk that enters
+//! only directories that can lead to a match.
+//!
+//! The walk follows links to files and links in a pattern's fixed part, and no other links to
+//! directories: so it cannot go round in circles.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+
+use crate::limits::WALK_DEPTH_MAX;
+
+/// A source's patterns.
+#[derive(Debug, Clone)]
+pub(crate) struct Patterns {
+    files: GlobSet,
+    excluded: GlobSet,
+    roots: Vec<Root>,
+}
+
+/// One pattern, as a way through directories.
+#[derive(Debug, Clone)]
+struct Root {
+    base: PathBuf,
+    parts: Vec<Part>,
+}
+
+/// What one component of a path must be.
+#[derive(Debug, Clone)]
+enum Part {
+    /// Exactly this.
+    Name(OsString),
+    /// Something that this matches.
+    Like(GlobMatcher),
+    /// Any number of components, `**`; or one that a matcher for one component cannot tell.
+    Deep,
+}
+
+/// What a walk comes by.
+pub(super) enum Visit<'a> {
+    /// A directory in which matching files or directories can appear.
+    Directory(&'a Path),
+    /// A file (or a link) that matches.
+    File { dir: &'a Path, name: &'a OsStr },
+    /// A directory that cannot be listed.
+    Failed(&'a Path, io::Error),
+}
+
+impl Patterns {
+    /// Reads the patterns; the error names the one that is none.
+    pub(crate) fn new(files: &[String], excluded: &[String]) -> Result<Patterns, globset::Error> {
+        let mut roots = Vec::new();
+        for pattern in files {
+            roots.push(Root::new(pattern)?);
+        }
+        let mut below = Vec::new();
+        for pattern in excluded {
+            // What excludes everything in a directory excludes the directory.
+            below.extend(pattern.strip_suffix("/**").map(str::to_owned));
+        }
+        Ok(Patterns {
+            files: set(files.iter())?,
+            excluded: set(excluded.iter().chain(&below))?,
+            roots,
+        })
+    }
+
+    /// Whether the source means this path.
+    pub(crate) fn matches(&self, path: &Path) -> bool {
+        self.files.is_match(path) && !self.excluded.is_match(path)
+    }
+
+    /// Goes through all directories that can hold a match.
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(Visit<'_>)) {
+        for root in &self.roots {
+            self.enter(&root.base, &root.parts, WALK_DEPTH_MAX, visit);
+        }
+    }
+
+    /// All files that match at present, with the directories that could not be listed.
+    pub(crate) fn list(&self) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
+        let (mut files, mut failed) = (Vec::new(), Vec::new());
+        self.walk(&mut |visit| match visit {
+            Visit::Directory(_) => {}
+            Visit::File { dir, name, .. } => files.push(dir.join(name)),
+            Visit::Failed(dir, error) => failed.push((dir.to_owned(), error)),
+        });
+        files.sort();
+        files.dedup();
+        (files, failed)
+    }
+
+    fn enter(&self, dir: &Path, parts: &[Part], depth: usize, visit: &mut dyn FnMut(Visit<'_>)) {
+        let Some((part, rest)) = parts.split_first() else {
+            return;
+        };
+        if depth == 0 || self.excluded.is_match(dir) {
+            return;
+        }
+        visit(Visit::Directory(dir));
+        if let (Part::Name(name), false) = (part, rest.is_empty()) {
+            self.enter(&dir.join(name), rest, depth - 1, visit);
+            return;
+        }
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return visit(Visit::Failed(dir, error)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            if !kind.is_dir() {
+                // The whole path decides; the parts only lead the way.
+                if self.matches(&dir.join(&name)) {
+                    visit(Visit::File { dir, name: &name });
+                }
+                continue;
+            }
+            let below = dir.join(&name);
+            match part {
+                Part::Deep => self.enter(&below, parts, depth - 1, visit),
+                part if part.is(&name) => self.enter(&below, rest, depth - 1, visit),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Root {
+    fn new(pattern: &str) -> Result<Root, globset::Error> {
+        let mut base = PathBuf::from(if pattern.starts_with('/') { "/" } else { "" });
+        let mut parts = Vec::new();
+        let mut components = pattern
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .peekable();
+        while let Some(component) = components.next() {
+            let is_last = components.peek().is_none();
+            if !has_wildcard(component) {
+                if parts.is_empty() && !is_last {
+                    base.push(component);
+                } else {
+                    parts.push(Part::Name(component.into()));
+                }
+                continue;
+            }
+            // A brace can hold a separator: `{a/b,c}`. From there on the whole path decides.
+            let whole = component.matches('{').count() == component.matches('}').count();
+            if component == "**" || !whole {
+                parts.push(Part::Deep);
+                break;
+            }
+            parts.push(Part::Like(glob(component)?.compile_matcher()));
+        }
+        Ok(Root { base, parts })
+    }
+}
+
+impl Part {
+    fn is(&self, name: &OsStr) -> bool {
+        match self {
+            Part::Name(own) => own == name,
+            Part::Like(matcher) => matcher.is_match(Path::new(name)),
+            Part::Deep => true,
+        }
+    }
+}
+
+/// Whether `other` could be a rotated copy of `base`: `app.log` is followed by `app.log.1`,
+/// `app.log-20261122`, `app-20261122.log`. A filter: what is such a copy, the guards tell.
+pub(super) fn is_rotation_of(base: &OsStr, other: &OsStr) -> bool {
+    let (base, other) = (base.as_bytes(), other.as_bytes());
+    if base == other || other.starts_with(b".") != base.starts_with(b".") {
+        return false;
+    }
+    if other.starts_with(base) {
+        return true;
+    }
+    let Some(dot) = base
+        .iter()
+        .rposition(|&byte| byte == b'.')
+        .filter(|&dot| dot > 0)
+    else {
+        return false;
+    };
+    let (stem, extension) = base.split_at(dot);
+    other.starts_with(stem)
+        && other.ends_with(extension)
+        && other[stem.len()..]
+            .first()
+            .is_some_and(|byte| !byte.is_ascii_alphabetic())
+}
+
+fn has_wildcard(component: &str) -> bool {
+    component.contains(['*', '?', '[', ']', '{', '}', '\\'])
+}
+
+fn glob(pattern: &str) -> Result<Glob, globset::Error> {
+    GlobBuilder::new(pattern).literal_separator(true).build()
+}
+
+fn set<'a>(patterns: impl Iterator<Item = &'a String>) -> Result<GlobSet, globset::Error> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(glob(pattern)?);
+    }
+    set.build()
+}

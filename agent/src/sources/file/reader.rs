@@ -1,0 +1,421 @@
+//! Reads an epoch on from its offset and cuts it into records.
+//!
+//! Each read begins [`TAIL_BYTES`] before the offset. What comes back must hash to the epoch's guard, so
+//! a file that was truncated or written anew is noticed by the very read that would have gone wrong,
+//! however large it has grown again. The bytes go from the read buffer into the open batch: one copy.
+//! One line is held back until it is known whether it is the last that this batch has of the file: the
+//! last one carries the position.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use commitlog::batch::builder::{HeaderBlock, RECORD_OVERHEAD_MAX};
+use memchr::{memchr_iter, memrchr};
+use model::position::{Guard, Position};
+
+use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
+use super::lineage::{Epoch, FromStart, Stream};
+use crate::limits::{LINE_PIECE_BYTES, READ_BYTES};
+use crate::pipeline::{Batch, Refused};
+use crate::spool::positions::Placed;
+
+/// What a read came to.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// Something was taken, and there may be more.
+    More(Taken),
+    /// Something may have been taken; the rest of the file, if any, is an unfinished line.
+    End(Taken),
+    /// The spool has no room for all of it.
+    NoRoom(Taken),
+    /// The file is shorter than what was read of it, or other bytes are there now.
+    Replaced,
+}
+
+/// How much was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) bytes: u64,
+    pub(super) records: u64,
+}
+
+/// What reading needs besides the file.
+pub(super) struct Reader {
+    hasher: Hasher,
+    buffer: Vec<u8>,
+    line_bytes_max: usize,
+}
+
+/// Where records go, and the position that they carry.
+pub(super) struct Into<'a, 'b> {
+    pub(super) stream: &'a Stream,
+    pub(super) batch: &'a mut Batch<'b>,
+    /// The position as of before the read; offset and guards are filled in.
+    pub(super) position: Position,
+}
+
+/// Whether a last line without newline is taken as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastLine {
+    Wait,
+    Take,
+}
+
+impl Reader {
+    pub(super) fn new(hasher: Hasher, line_bytes_max: usize) -> Reader {
+        Reader {
+            hasher,
+            buffer: vec![0; READ_BYTES + TAIL_BYTES],
+            line_bytes_max,
+        }
+    }
+
+    pub(super) fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// Reads once and takes what is whole.
+    pub(super) fn read(
+        &mut self,
+        epoch: &mut Epoch,
+        into: &mut Into<'_, '_>,
+        last_line: LastLine,
+        now: Duration,
+    ) -> io::Result<Read> {
+        let Some(file) = epoch.file.take() else {
+            return Ok(Read::End(Taken::default()));
+        };
+        let read = self.read_file(&file, epoch, into, last_line, now);
+        epoch.file = Some(file);
+        read
+    }
+
+    fn read_file(
+        &mut self,
+        file: &File,
+        epoch: &mut Epoch,
+        into: &mut Into<'_, '_>,
+        last_line: LastLine,
+        now: Duration,
+    ) -> io::Result<Read> {
+        let back = epoch.offset.min(TAIL_BYTES as u64);
+        let from = epoch.offset - back;
+        let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
+        let mut filled = read_at(file, &mut self.buffer[..READ_BYTES + back], from)?;
+        if filled < back || self.hasher.guard(&self.buffer[..back]) != epoch.tail {
+            return Ok(Read::Replaced);
+        }
+        epoch.saw_size(from + filled as u64, now);
+        let mut ended = filled < READ_BYTES + back;
+        let mut whole = whole_lines(&self.buffer[back..filled]);
+        while whole == 0 && !ended && filled - back < self.line_bytes_max {
+            // A line longer than the buffer.
+            let room = (self.buffer.len() * 2).min(self.line_bytes_max + TAIL_BYTES + 1);
+            if self.buffer.len() < room {
+                self.buffer.resize(room, 0);
+            }
+            let more = read_at(file, &mut self.buffer[filled..], from + filled as u64)?;
+            ended = more < self.buffer.len() - filled;
+            whole = whole_lines(&self.buffer[filled..filled + more]);
+            if whole > 0 {
+                whole += filled - back;
+            }
+            filled += more;
+            epoch.saw_size(from + filled as u64, now);
+        }
+        let data = back..filled;
+        let unterminated = data.len() - whole;
+        let take = if whole == 0 && unterminated >= self.line_bytes_max {
+            Take::Piece(self.line_bytes_max)
+        } else if unterminated > 0 && ended && last_line == LastLine::Take {
+            Take::All
+        } else {
+            Take::Lines(whole)
+        };
+        let bytes = &self.buffer[..filled];
+        let mut cutter = Cutter {
+            hasher: &self.hasher,
+            bytes,
+            from,
+            back,
+            epoch,
+            into,
+            line_bytes_max: self.line_bytes_max,
+            taken: Taken::default(),
+        };
+        let outcome = cutter.cut(take);
+        let taken = cutter.taken;
+        self.finish_head(file, epoch)?;
+        if self.buffer.len() > READ_BYTES + TAIL_BYTES {
+            self.buffer.truncate(READ_BYTES + TAIL_BYTES);
+            self.buffer.shrink_to_fit();
+        }
+        Ok(match outcome {
+            Err(_) => Read::NoRoom(taken),
+            Ok(()) if ended => Read::End(taken),
+            Ok(()) => Read::More(taken),
+        })
+    }
+
+    /// Extends the guard at the head while the file is young. Mostly the read itself had the bytes.
+    fn finish_head(&self, file: &File, epoch: &mut Epoch) -> io::Result<()> {
+        let wanted = usize::try_from(epoch.offset.min(HEAD_BYTES as u64)).unwrap_or(HEAD_BYTES);
+        if usize::from(epoch.head.bytes) < wanted {
+            epoch.head = self.guard_at(file, 0, wanted)?.unwrap_or(epoch.head);
+        }
+        Ok(())
+    }
+
+    /// The guard over `length` bytes from `from` on; `None` when the file does not have them.
+    pub(super) fn guard_at(
+        &self,
+        file: &File,
+        from: u64,
+        length: usize,
+    ) -> io::Result<Option<Guard>> {
+        let mut bytes = [0; HEAD_BYTES];
+        let bytes = &mut bytes[..length.min(HEAD_BYTES)];
+        let filled = read_at(file, bytes, from)?;
+        Ok((filled == bytes.len()).then(|| self.hasher.guard(bytes)))
+    }
+}
+
+/// What of the bytes read is to be taken.
+enum Take {
+    /// So many bytes, which end with a newline.
+    Lines(usize),
+    /// The same, and what follows the last newline.
+    All,
+    /// So many bytes of a line that is longer than the limit.
+    Piece(usize),
+}
+
+/// Which headers a record bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Line,
+    Split,
+    Unterminated,
+}
+
+/// A record that is not pushed yet: its bytes, and where the next one begins.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    from: usize,
+    to: usize,
+    next: usize,
+    kind: Kind,
+}
+
+/// Cuts one read into records.
+struct Cutter<'a, 'b, 'c> {
+    hasher: &'a Hasher,
+    /// The bytes read, from the file's byte `from` on; those before `back` were taken before.
+    bytes: &'a [u8],
+    from: u64,
+    back: usize,
+    epoch: &'a mut Epoch,
+    into: &'a mut Into<'b, 'c>,
+    line_bytes_max: usize,
+    taken: Taken,
+}
+
+impl Cutter<'_, '_, '_> {
+    fn cut(&mut self, take: Take) -> Result<(), Refused> {
+        let (lines, rest) = match take {
+            Take::Lines(whole) => (whole, None),
+            Take::Piece(length) => (0, Some((length, Kind::Split))),
+            Take::All => {
+                let data = &self.bytes[self.back..];
+                let whole = whole_lines(data);
+                (whole, Some((data.len() - whole, Kind::Unterminated)))
+            }
+        };
+        let mut held: Option<Held> = None;
+        let mut start = self.back;
+        for newline in memchr_iter(b'\n', &self.bytes[self.back..self.back + lines]) {
+            let end = self.back + newline;
+            held = self.add(held, start, end, end + 1, Kind::Line)?;
+            start = end + 1;
+        }
+        if let Some((length, kind)) = rest {
+            held = self.add(held, start, start + length, start + length, kind)?;
+        }
+        match held {
+            Some(last) => self.push_last(last),
+            None => Ok(()),
+        }
+    }
+
+    /// Pushes what was held back and holds back the next record.
+    #[inline]
+    fn add(
+        &mut self,
+        held: Option<Held>,
+        mut from: usize,
+        to: usize,
+        next: usize,
+        kind: Kind,
+    ) -> Result<Option<Held>, Refused> {
+        let mut held = held;
+        while to - from > self.line_bytes_max {
+            let end = from + self.line_bytes_max;
+            held = self.hold(
+                held,
+                Held {
+                    from,
+                    to: end,
+                    next: end,
+                    kind: Kind::Split,
+                },
+            )?;
+            from = end;
+        }
+        self.hold(
+            held,
+            Held {
+                from,
+                to,
+                next,
+                kind,
+            },
+        )
+    }
+
+    #[inline]
+    fn hold(&mut self, held: Option<Held>, next: Held) -> Result<Option<Held>, Refused> {
+        let Some(held) = held else {
+            return Ok(Some(next));
+        };
+        let stream = self.into.stream;
+        let values = held.to - held.from + next.to - next.from;
+        // Both or none: a record pushed without a position must be followed by one with it.
+        let both = values + 2 * stream.split.encoded_bytes() + RECORD_OVERHEAD_MAX;
+        if self.into.batch.fits(both) {
+            let value = &self.bytes[held.from..held.to];
+            self.into.batch.push(value, headers(stream, held.kind));
+            self.taken.records += 1;
+        } else {
+            self.push_last(held)?;
+            self.into.batch.cut()?;
+        }
+        Ok(Some(next))
+    }
+
+    /// Pushes the last record of this turn or this batch, with the position after it.
+    fn push_last(&mut self, last: Held) -> Result<(), Refused> {
+        let headers = headers(self.into.stream, last.kind);
+        let bytes = last.to - last.from + headers.encoded_bytes();
+        if !self.into.batch.fits(bytes) {
+            self.into.batch.cut()?;
+        }
+        if !self.into.batch.fits(bytes) {
+            return self.push_alone(last);
+        }
+        let placed = self.move_to(last.next);
+        let value = &self.bytes[last.from..last.to];
+        self.into.batch.push_last(value, headers, placed);
+        self.taken.records += 1;
+        Ok(())
+    }
+
+    /// Pushes a record that is larger than a batch is meant to be: whole when it compresses, in pieces
+    /// when it does not.
+    fn push_alone(&mut self, last: Held) -> Result<(), Refused> {
+        let before = self.mark();
+        let placed = self.move_to(last.next);
+        let value = &self.bytes[last.from..last.to];
+        let headers = headers(self.into.stream, last.kind);
+        match self.into.batch.push_alone(value, headers, placed) {
+            Ok(()) => {
+                self.taken.records += 1;
+                Ok(())
+            }
+            Err(Refused::NoRoom) => {
+                self.reset(before);
+                Err(Refused::NoRoom)
+            }
+            Err(Refused::TooLarge) => {
+                self.reset(before);
+                let middle = last.from + LINE_PIECE_BYTES.min((last.to - last.from) / 2);
+                let piece = Held {
+                    to: middle,
+                    next: middle,
+                    kind: Kind::Split,
+                    ..last
+                };
+                self.push_last(piece)?;
+                self.push_last(Held {
+                    from: middle,
+                    ..last
+                })
+            }
+        }
+    }
+
+    /// Moves the epoch to the byte at `next` of this read; the position of a record that ends there.
+    fn move_to(&mut self, next: usize) -> Placed {
+        let offset = self.from + next as u64;
+        let from_start = if self.from == 0 {
+            FromStart::Yes
+        } else {
+            FromStart::No
+        };
+        self.taken.bytes += offset - self.epoch.offset;
+        self.epoch
+            .advance(offset, &self.bytes[..next], self.hasher, from_start);
+        let mut position = self.into.position.clone();
+        position.offset = offset;
+        position.head = self.epoch.head;
+        position.tail = self.epoch.tail;
+        Placed {
+            position,
+            partition: self.into.stream.partition.clone(),
+        }
+    }
+
+    fn mark(&self) -> (u64, Guard, Guard, Taken) {
+        (
+            self.epoch.offset,
+            self.epoch.head,
+            self.epoch.tail,
+            self.taken,
+        )
+    }
+
+    fn reset(&mut self, (offset, head, tail, taken): (u64, Guard, Guard, Taken)) {
+        self.epoch.offset = offset;
+        self.epoch.head = head;
+        self.epoch.tail = tail;
+        self.taken = taken;
+    }
+}
+
+fn headers(stream: &Stream, kind: Kind) -> &HeaderBlock {
+    match kind {
+        Kind::Line => &stream.headers,
+        Kind::Split => &stream.split,
+        Kind::Unterminated => &stream.unterminated,
+    }
+}
+
+/// The bytes up to and with the last newline.
+fn whole_lines(data: &[u8]) -> usize {
+    memrchr(b'\n', data).map_or(0, |at| at + 1)
+}
+
+/// Fills as much of `buffer` as the file has.
+pub(super) fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], from + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,105 @@
+//! Directory watches: hints that something happened, never the truth about what.
+//!
+//! One inotify instance for each source, one watch for each directory. Events are read as they come and
+//! say only which name was touched; the source looks for itself. Where watches run out or the kernel's
+//! queue overflows, it is told to look everywhere.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::io::Errno;
+
+/// The watched directories of a source, each with the number that the source gave it.
+pub(super) struct Watch {
+    inotify: OwnedFd,
+    directories: HashMap<i32, usize>,
+    buffer: Box<[MaybeUninit<u8>]>,
+}
+
+/// A hint.
+pub(super) enum Hint<'a> {
+    /// A name in a directory was written to.
+    Written { directory: usize, name: &'a OsStr },
+    /// A name appeared, went, or means something else now.
+    Named { directory: usize, name: &'a OsStr },
+    /// A directory appeared in a directory, or a watched one went.
+    Tree,
+    /// Events were lost: look everywhere.
+    Overflow,
+}
+
+/// Events of many files fit into one read.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+impl Watch {
+    pub(super) fn new() -> io::Result<Watch> {
+        Ok(Watch {
+            inotify: init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
+            directories: HashMap::new(),
+            buffer: vec![MaybeUninit::uninit(); BUFFER_BYTES].into_boxed_slice(),
+        })
+    }
+
+    /// Watches a directory from now on, under the number `directory`.
+    pub(super) fn add(&mut self, path: &Path, directory: usize) -> io::Result<()> {
+        let what = WatchFlags::CREATE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
+            | WatchFlags::MODIFY
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let id = add_watch(&self.inotify, path, what)?;
+        self.directories.insert(id, directory);
+        Ok(())
+    }
+
+    /// Reads all events that are there.
+    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Hint<'_>)) {
+        let mut events = Reader::new(&self.inotify, &mut self.buffer);
+        loop {
+            let event = match events.next() {
+                Ok(event) => event,
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+            };
+            let flags = event.events();
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                each(Hint::Overflow);
+                continue;
+            }
+            if flags.contains(ReadFlags::IGNORED) {
+                self.directories.remove(&event.wd());
+                each(Hint::Tree);
+                continue;
+            }
+            let Some(&directory) = self.directories.get(&event.wd()) else {
+                continue;
+            };
+            let Some(name) = event.file_name() else {
+                each(Hint::Tree);
+                continue;
+            };
+            let name = OsStr::from_bytes(name.to_bytes());
+            if flags.contains(ReadFlags::ISDIR) {
+                each(Hint::Tree);
+            } else if flags.intersects(ReadFlags::MODIFY) {
+                each(Hint::Written { directory, name });
+            } else {
+                each(Hint::Named { directory, name });
+            }
+        }
+    }
+
+    pub(super) fn event(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}

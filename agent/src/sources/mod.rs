@@ -1,0 +1,34 @@
+//! Where records come from: the trait, and the list of kinds.
+//!
+//! A source is driven by the pipeline's thread, one turn at a time. It asks the [`Outlet`] for room
+//! before it takes anything from the world, and puts into each batch, on the last record of a file,
+//! the position to go on from. So it never buffers, and it needs no checkpoint of its own.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::ambient::Now;
+use crate::pipeline::Outlet;
+
+pub mod file;
+
+/// A source of records.
+pub trait Source: Send {
+    /// The user's name for it.
+    fn name(&self) -> &str;
+
+    /// Looks at the world and takes what there is room for, for about a millisecond. Never blocks.
+    fn turn(&mut self, now: Now, out: &mut Outlet<'_>) -> Next;
+
+    /// Readable when a turn would find something new. `None`: only time tells.
+    fn event(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// When a source wants its next turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Next {
+    /// There is more right now.
+    Now,
+    /// At this monotonic time, or earlier at an event.
+    At(Duration),
+}

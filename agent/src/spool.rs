@@ -1,0 +1,495 @@
+//! The queue on disk between the sources and the aggregators: one partition log for each destination,
+//! and the positions of all files.
+//!
+//! [`Spool`] is a handle for three users. The data thread [`append`](Spool::append)s batches; the sync
+//! thread calls [`sync_turn`](Spool::sync_turn) in a loop, which is a continuous group commit: while
+//! one fsync runs the next batches gather; the producer [`read`](Spool::read)s and
+//! [`acknowledge`](Spool::acknowledge)s. No call blocks for longer than a file operation.
+//!
+//! Invariants:
+//! - A batch is given to the producer only once it is fsynced: an aggregator never holds what this
+//!   spool could forget.
+//! - A batch and the file positions that it ends at are one write. There is nothing else to be ahead
+//!   of the data or behind it.
+//! - A batch is freed only when it is acknowledged, and its segment is trimmed only when a durable
+//!   snapshot holds its positions.
+//! - Full means wait: nothing is dropped to make room. Batches that are not yet fsynced stay in memory,
+//!   so that a disk that fails an fsync costs none.
+//!
+//! On disk, in `data_dir`: `lock`, and in `spool/` the partition directories, `spool.meta`,
+//! `positions.0` and `positions.1`.
+
+mod codec;
+mod meta;
+mod open;
+mod partition;
+pub mod positions;
+mod sync;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use commitlog::batch::header::{self, BatchHeader, Producer};
+use commitlog::error::{Error, Result};
+use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, TopicName, TopicPartition};
+use commitlog::limits::PARTITIONS_MAX;
+use commitlog::storage::{Lock, Storage, write_atomically};
+use tokio::sync::watch;
+
+use crate::ambient::{Clock, Random};
+use crate::limits::{LINGER_DEFAULT, LINGER_MAX};
+use meta::Meta;
+use partition::Partition;
+use positions::{Loss, Placed, Table};
+
+pub use sync::SyncTurn;
+
+/// How a spool is opened.
+#[derive(Clone)]
+pub struct SpoolConfig {
+    /// Directory of the agent: the spool is in `spool/` below it.
+    pub data_dir: PathBuf,
+    /// Unacknowledged bytes at which reading stops.
+    pub bytes_max: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+}
+
+/// The spool; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Spool {
+    inner: Arc<Inner>,
+}
+
+/// What of a partition is spooled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolRange {
+    /// The first unacknowledged record.
+    pub start: Offset,
+    /// The end of what is fsynced: what may be sent.
+    pub durable_end: Offset,
+    /// The end of what is written.
+    pub end: Offset,
+}
+
+/// What an aggregator tells about how to batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hints {
+    /// How long a record may wait for others.
+    pub linger: Duration,
+    /// Partitions of the topics that the agent asked for or may write to.
+    pub partitions: Vec<(TopicName, u32)>,
+}
+
+/// Whether the spool took something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Taken {
+    /// It is written; an fsync follows.
+    Yes,
+    /// There is no room now, or the disk fails. Nothing changed; come again.
+    Wait,
+}
+
+/// How full the spool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fill {
+    /// Unacknowledged bytes.
+    pub unacknowledged_bytes: u64,
+    /// Unacknowledged records.
+    pub unacknowledged_records: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+}
+
+struct Inner {
+    storage: Arc<dyn Storage>,
+    config: SpoolConfig,
+    dir: PathBuf,
+    clock: Clock,
+    random: Random,
+    /// Taken before a partition's lock, never the other way round.
+    state: Mutex<State>,
+    /// Taken last of all.
+    table: Mutex<Table>,
+    signal: Signal,
+    changed: watch::Sender<u64>,
+    hints: watch::Sender<Duration>,
+    /// Told when there may be room again.
+    on_room: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    _lock: Lock,
+}
+
+struct State {
+    meta: Meta,
+    partitions: BTreeMap<TopicPartition, Arc<Partition>>,
+    snapshot: sync::SnapshotState,
+}
+
+/// Wakes the sync thread.
+#[derive(Default)]
+struct Signal {
+    raised: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Spool {
+    /// Who this spool is to aggregators.
+    pub fn producer_id(&self) -> ProducerId {
+        self.state().meta.producer_id
+    }
+
+    /// Its generation.
+    pub fn epoch(&self) -> ProducerEpoch {
+        self.state().meta.epoch
+    }
+
+    /// The id that the present one replaced, after an identity conflict.
+    pub fn replaced_producer_id(&self) -> Option<ProducerId> {
+        self.state().meta.replaced
+    }
+
+    /// Keys the hashes of file contents and paths.
+    pub fn salt(&self) -> [u8; 16] {
+        self.state().meta.salt
+    }
+
+    /// The partitions that hold or held something.
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        self.state().partitions.keys().cloned().collect()
+    }
+
+    /// How many partitions a topic has, as far as an aggregator has told.
+    pub fn partition_count(&self, topic: &TopicName) -> Option<u32> {
+        self.state().meta.partitions.get(topic).copied()
+    }
+
+    /// What of a partition is spooled; nothing where the partition is not known.
+    pub fn range(&self, of: &TopicPartition) -> SpoolRange {
+        match self.partition(of) {
+            Some(partition) => partition.range(),
+            None => SpoolRange {
+                start: Offset::ZERO,
+                durable_end: Offset::ZERO,
+                end: Offset::ZERO,
+            },
+        }
+    }
+
+    /// Changes when a durable end has grown, a partition has appeared or the producer id is new.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// The linger that holds at present.
+    pub fn linger(&self) -> watch::Receiver<Duration> {
+        self.inner.hints.subscribe()
+    }
+
+    /// Whole batches from `from` on, as they are to be sent: at least one if any is fsynced, then up
+    /// to `bytes_max`. The first one's base offset is past `from` when what lay there is damaged; an
+    /// offset below the spool's start is an error that names the start.
+    pub fn read(&self, of: &TopicPartition, from: Offset, bytes_max: usize) -> Result<Vec<Bytes>> {
+        let Some(partition) = self.partition(of) else {
+            return Ok(Vec::new());
+        };
+        let (id, epoch) = self.identity();
+        partition.read(from, bytes_max, |header, batch| {
+            restamp(header, batch, id, epoch);
+        })
+    }
+
+    /// The CRC that the batch beginning at `sequence` is sent with, if such a batch is spooled.
+    pub fn batch_crc_at(&self, of: &TopicPartition, sequence: Sequence) -> Result<Option<u32>> {
+        let range = self.range(of);
+        let from = offset_near(range, sequence);
+        let Some(from) = from.filter(|&from| from < range.durable_end) else {
+            return Ok(None);
+        };
+        let batches = match self.read(of, from, 1) {
+            Ok(batches) => batches,
+            // Trimmed: no longer here.
+            Err(error) if error.kind == commitlog::error::ErrorKind::Input => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(batch) = batches.first() else {
+            return Ok(None);
+        };
+        let header = BatchHeader::parse(batch)?;
+        Ok((header.base_offset == from).then_some(header.crc))
+    }
+
+    /// Everything before `upto` is durable at an aggregator: it is freed.
+    pub fn acknowledge(&self, of: &TopicPartition, upto: Offset) {
+        let Some(partition) = self.partition(of) else {
+            return;
+        };
+        if partition.acknowledge(upto) {
+            self.inner.signal.raise();
+            self.room_may_be_back();
+        }
+    }
+
+    /// Becomes somebody else: another spool claims this one's id. Durable when it returns. Batches
+    /// that are already spooled are given to the new id as they are read.
+    pub fn renew_producer_id(&self, reason: &str) -> Result<ProducerId> {
+        let id = meta::draw_producer_id(&self.inner.random);
+        let mut state = self.state();
+        let mut meta = state.meta.clone();
+        meta.replaced = Some(meta.producer_id);
+        meta.producer_id = id;
+        meta.epoch = ProducerEpoch::ZERO;
+        self.write_meta(&meta)?;
+        tracing::warn!(old = %state.meta.producer_id, new = %id, reason, "producer id renewed");
+        state.meta = meta;
+        drop(state);
+        self.inner.changed.send_modify(|version| *version += 1);
+        Ok(id)
+    }
+
+    /// Takes over what the aggregator told. Partition counts never shrink: files stay where they are.
+    pub fn apply_hints(&self, hints: Hints) {
+        let linger = hints.linger.min(LINGER_MAX);
+        self.inner.hints.send_if_modified(|held| {
+            let differs = *held != linger;
+            *held = linger;
+            differs
+        });
+        let mut state = self.state();
+        let mut meta = state.meta.clone();
+        for (topic, count) in hints.partitions {
+            let held = meta.partitions.entry(topic).or_insert(0);
+            *held = (*held).max(count.clamp(1, PARTITIONS_MAX));
+        }
+        if meta == state.meta {
+            return;
+        }
+        // Learnt anew at the next connection when it cannot be written now.
+        if let Err(error) = self.write_meta(&meta) {
+            tracing::warn!(%error, "partition counts are not saved");
+        }
+        state.meta = meta;
+        drop(state);
+        self.room_may_be_back();
+    }
+
+    /// Where the next batch of a partition begins; the partition is created on first use.
+    pub fn next_producer(&self, to: &TopicPartition) -> Result<Producer> {
+        let partition = self.partition_or_create(to)?;
+        let (id, epoch) = self.identity();
+        let base_sequence = Sequence::of_spool_offset(partition.range().end);
+        Ok(Producer {
+            id,
+            epoch,
+            base_sequence,
+        })
+    }
+
+    /// Writes a batch that was built with [`next_producer`](Self::next_producer), together with the
+    /// positions that its records carry. The batch is taken out of `batch` when the answer is
+    /// [`Taken::Yes`].
+    pub fn append(
+        &self,
+        to: &TopicPartition,
+        batch: &mut Vec<u8>,
+        positions: &mut Vec<Placed>,
+    ) -> Result<Taken> {
+        let partition = self.partition_or_create(to)?;
+        if self.is_full() {
+            return Ok(Taken::Wait);
+        }
+        let (id, epoch) = self.identity();
+        let header = BatchHeader::parse(batch)?;
+        let stamp = |header: &BatchHeader, batch: &mut [u8], base_sequence| {
+            let producer = Producer {
+                id,
+                epoch,
+                base_sequence,
+            };
+            if header.producer != Some(producer) {
+                header::restamp(batch, producer);
+            }
+        };
+        let batch_bytes = batch.len() as u64;
+        let taken = partition.append(header, batch, stamp, (self.inner.clock)(), || {
+            let mut table = self.table();
+            for placed in positions.drain(..) {
+                table.put(placed);
+            }
+        })?;
+        if taken == Taken::Yes {
+            self.state().snapshot.bytes_written += batch_bytes;
+            self.inner.signal.raise();
+        }
+        Ok(taken)
+    }
+
+    /// Whether the spool is at its limit. Discovery goes on, reading does not.
+    pub fn is_full(&self) -> bool {
+        self.fill().unacknowledged_bytes >= self.inner.config.bytes_max
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        let state = self.state();
+        let mut fill = Fill::default();
+        for partition in state.partitions.values() {
+            let part = partition.fill();
+            fill.unacknowledged_bytes += part.unacknowledged_bytes;
+            fill.unacknowledged_records += part.unacknowledged_records;
+            fill.disk_bytes += part.disk_bytes;
+        }
+        fill
+    }
+
+    /// The positions of all files that are known.
+    pub fn positions(&self) -> Vec<Placed> {
+        self.table().positions.values().cloned().collect()
+    }
+
+    /// Takes positions that no record carries: a file that begins at its end, a copy that was found.
+    /// They are durable with the next snapshot, about a second later.
+    pub fn note(&self, placed: Placed) {
+        let id = (placed.position.lineage, placed.position.epoch);
+        self.table().positions.insert(id, placed);
+        self.note_changed();
+    }
+
+    /// Forgets an epoch: its file is gone.
+    pub fn forget(&self, lineage: model::position::LineageId, epoch: u32) {
+        if self.table().positions.remove(&(lineage, epoch)).is_some() {
+            self.note_changed();
+        }
+    }
+
+    /// Whether a source of this name has started before.
+    pub fn knows_source(&self, source: &str) -> bool {
+        self.table().sources.contains(source)
+    }
+
+    /// Remembers that a source has started.
+    pub fn remember_source(&self, source: &str) {
+        if self.table().sources.insert(source.to_owned()) {
+            self.note_changed();
+        }
+    }
+
+    /// Counts what is gone and cannot be delivered.
+    pub fn count_loss(&self, source: &str, reason: &str, loss: Loss) {
+        let mut table = self.table();
+        let sum = table
+            .losses
+            .entry((source.to_owned(), reason.to_owned()))
+            .or_default();
+        sum.records += loss.records;
+        sum.bytes += loss.bytes;
+        drop(table);
+        self.note_changed();
+    }
+
+    /// All losses so far, by source and reason, over all restarts.
+    pub fn losses(&self) -> BTreeMap<(String, String), Loss> {
+        self.table().losses.clone()
+    }
+
+    /// Has `wake` called whenever there may be room again.
+    pub fn on_room(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        *lock(&self.inner.on_room) = Some(wake);
+    }
+
+    /// The directory of the spool.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    fn identity(&self) -> (ProducerId, ProducerEpoch) {
+        let state = self.state();
+        (state.meta.producer_id, state.meta.epoch)
+    }
+
+    fn partition(&self, of: &TopicPartition) -> Option<Arc<Partition>> {
+        self.state().partitions.get(of).cloned()
+    }
+
+    fn partition_or_create(&self, of: &TopicPartition) -> Result<Arc<Partition>> {
+        if let Some(partition) = self.partition(of) {
+            return Ok(partition);
+        }
+        let partition = Arc::new(self.open_partition(of)?);
+        let mut state = self.state();
+        state.partitions.insert(of.clone(), Arc::clone(&partition));
+        drop(state);
+        self.inner.changed.send_modify(|version| *version += 1);
+        Ok(partition)
+    }
+
+    fn note_changed(&self) {
+        self.state().snapshot.noted = true;
+        self.inner.signal.raise();
+    }
+
+    fn room_may_be_back(&self) {
+        let wake = lock(&self.inner.on_room).clone();
+        if let Some(wake) = wake {
+            wake();
+        }
+    }
+
+    fn write_meta(&self, meta: &Meta) -> Result<()> {
+        let path = self.inner.dir.join(open::META);
+        write_atomically(&*self.inner.storage, &path, &meta.encode())
+            .map_err(|error| Error::io(format!("write {}", path.display()), error))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.inner.state)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.inner.table)
+    }
+}
+
+impl Signal {
+    fn raise(&self) {
+        let mut raised = lock(&self.raised);
+        if !*raised {
+            *raised = true;
+            self.condvar.notify_one();
+        }
+    }
+}
+
+/// The offset whose low 31 bits are `sequence`, near the spooled range. The wire's sequences wrap, the
+/// spool's offsets do not; a spool never holds 2³⁰ records of a partition at once.
+fn offset_near(range: SpoolRange, sequence: Sequence) -> Option<Offset> {
+    let end = Sequence::of_spool_offset(range.end);
+    let back = i64::from(end.since(sequence));
+    Offset::new(range.end.get() - back).filter(|&offset| offset >= range.start)
+}
+
+/// Gives a spooled batch to the present producer id, if it was cut under another.
+fn restamp(header: &BatchHeader, batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch) {
+    let producer = Producer {
+        id,
+        epoch,
+        base_sequence: Sequence::of_spool_offset(header.base_offset),
+    };
+    if header.producer != Some(producer) {
+        header::restamp(batch, producer);
+    }
+}
+
+/// Takes a lock. What a panicking thread left behind is still consistent: every change is made whole
+/// before its lock is released.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const _: () = assert!(LINGER_DEFAULT.as_millis() < LINGER_MAX.as_millis());
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! Opening a spool: lock, identity, snapshot, logs, replay. It always comes up, whatever lies on disk:
+//! what is damaged is read from where the same thing is kept a second time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use commitlog::batch::header::BatchHeader;
+use commitlog::batch::records::Decompressor;
+use commitlog::error::{Error, Result};
+use commitlog::id::{Offset, ProducerId, TopicPartition};
+use commitlog::log::partition::LogConfig;
+use commitlog::storage::{EntryKind, Storage, read_whole};
+use model::header;
+use model::position::Position;
+use tokio::sync::watch;
+
+use super::meta::Meta;
+use super::partition::{Partition, Place};
+use super::positions::{self, Placed, Snapshot, Table};
+use super::sync::SnapshotState;
+use super::{Inner, Signal, Spool, SpoolConfig, State};
+use crate::ambient::{Clock, Random};
+use crate::limits::{LINGER_DEFAULT, READ_BYTES, SNAPSHOT_BYTES_MAX, SPOOL_META_BYTES_MAX};
+
+pub(crate) const META: &str = "spool.meta";
+pub(crate) const SNAPSHOTS: [&str; 2] = ["positions.0", "positions.1"];
+const LOCK: &str = "lock";
+const DIR: &str = "spool";
+
+/// What opening found.
+#[derive(Debug, Clone, Default)]
+pub struct SpoolReport {
+    /// What was damaged, and what was done about it.
+    pub repairs: Vec<String>,
+    /// Batches whose positions were replayed.
+    pub batches_replayed: u64,
+}
+
+impl Spool {
+    /// Opens the spool of `config.data_dir`, making it where there is none. Fails where another process
+    /// has it open, naming that process, and where the disk cannot be read or written.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        config: SpoolConfig,
+        clock: Clock,
+        random: Random,
+    ) -> Result<(Spool, SpoolReport)> {
+        let dir = config.data_dir.join(DIR);
+        storage
+            .create_dir(&dir)
+            .map_err(|error| Error::io(format!("create {}", dir.display()), error))?;
+        let lock_path = config.data_dir.join(LOCK);
+        let lock = storage
+            .lock(&lock_path)
+            .map_err(|error| Error::input(format!("the data directory is in use: {error}")))?;
+        let mut report = SpoolReport::default();
+        let snapshot = newest_snapshot(&*storage, &dir, &mut report);
+        let partitions = open_partitions(&storage, &config, &dir, &clock)?;
+        let found = load_meta(&*storage, &dir, snapshot.as_ref(), &partitions, &mut report);
+        let fresh = found.is_none();
+        let meta = found.unwrap_or_else(|| {
+            let mut meta = Meta::draw(&random);
+            meta.producer_id = newest_producer(&partitions).unwrap_or(meta.producer_id);
+            meta
+        });
+        let (generation, folded, mut table) = match snapshot {
+            Some(snapshot) => (snapshot.generation, snapshot.folded, snapshot.table),
+            None => (0, BTreeMap::new(), Table::default()),
+        };
+        replay(&partitions, &folded, &mut table, &mut report)?;
+        let spool = Spool {
+            inner: Arc::new(Inner {
+                storage,
+                config,
+                dir,
+                clock,
+                random,
+                state: Mutex::new(State {
+                    meta,
+                    partitions,
+                    snapshot: SnapshotState {
+                        generation,
+                        ..SnapshotState::default()
+                    },
+                }),
+                table: Mutex::new(table),
+                signal: Signal {
+                    raised: Mutex::new(false),
+                    condvar: Condvar::new(),
+                },
+                changed: watch::Sender::new(0),
+                hints: watch::Sender::new(LINGER_DEFAULT),
+                on_room: Mutex::new(None),
+                _lock: lock,
+            }),
+        };
+        if fresh || !report.repairs.is_empty() {
+            let meta = spool.state().meta.clone();
+            spool.write_meta(&meta)?;
+            spool.state().snapshot.noted = true;
+        }
+        Ok((spool, report))
+    }
+
+    /// Opens the log of a partition that is not open yet.
+    pub(super) fn open_partition(&self, name: &TopicPartition) -> Result<Partition> {
+        open_one(
+            &self.inner.storage,
+            &self.inner.config,
+            &self.inner.dir,
+            name,
+            &self.inner.clock,
+        )
+    }
+}
+
+fn open_partitions(
+    storage: &Arc<dyn Storage>,
+    config: &SpoolConfig,
+    dir: &Path,
+    clock: &Clock,
+) -> Result<BTreeMap<TopicPartition, Arc<Partition>>> {
+    let entries = storage
+        .list(dir)
+        .map_err(|error| Error::io(format!("list {}", dir.display()), error))?;
+    let mut partitions = BTreeMap::new();
+    for entry in entries {
+        let name = entry.name.to_str().and_then(|name| name.parse().ok());
+        let (EntryKind::Directory, Some(name)) = (entry.kind, name) else {
+            continue;
+        };
+        let partition = open_one(storage, config, dir, &name, clock)?;
+        partitions.insert(name, Arc::new(partition));
+    }
+    Ok(partitions)
+}
+
+fn open_one(
+    storage: &Arc<dyn Storage>,
+    config: &SpoolConfig,
+    dir: &Path,
+    name: &TopicPartition,
+    clock: &Clock,
+) -> Result<Partition> {
+    let place = Place {
+        storage: Arc::clone(storage),
+        dir: dir.join(name.to_string()),
+        config: LogConfig {
+            segment_bytes_max: config.segment_bytes,
+            retention_bytes: None,
+            retention_ms: None,
+            ..LogConfig::default()
+        },
+    };
+    Partition::open(place, clock())
+}
+
+/// The newest snapshot that is whole.
+fn newest_snapshot(
+    storage: &dyn Storage,
+    dir: &Path,
+    report: &mut SpoolReport,
+) -> Option<Snapshot> {
+    let mut newest: Option<Snapshot> = None;
+    for name in SNAPSHOTS {
+        let path = dir.join(name);
+        let Some(bytes) = read_if_there(storage, &path, SNAPSHOT_BYTES_MAX, report) else {
+            continue;
+        };
+        match positions::decode(&bytes) {
+            Some(snapshot) => {
+                if newest
+                    .as_ref()
+                    .is_none_or(|held| held.generation < snapshot.generation)
+                {
+                    newest = Some(snapshot);
+                }
+            }
+            None => report.repairs.push(format!(
+                "{} is damaged; the one before it and the batches after it are used",
+                path.display()
+            )),
+        }
+    }
+    newest
+}
+
+/// The spool's identity: from its file, else from a snapshot, with the producer id of the newest batch.
+fn load_meta(
+    storage: &dyn Storage,
+    dir: &Path,
+    snapshot: Option<&Snapshot>,
+    partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
+    report: &mut SpoolReport,
+) -> Option<Meta> {
+    let path = dir.join(META);
+    let bytes = read_if_there(storage, &path, SPOOL_META_BYTES_MAX, report);
+    if let Some(meta) = bytes.as_deref().and_then(Meta::decode) {
+        return Some(meta);
+    }
+    if bytes.is_some() || snapshot.is_some() || !partitions.is_empty() {
+        report.repairs.push(format!(
+            "{} is missing or damaged; it is made again from the newest snapshot and batch",
+            path.display()
+        ));
+    }
+    let mut meta = snapshot?.meta.clone();
+    meta.producer_id = newest_producer(partitions).unwrap_or(meta.producer_id);
+    Some(meta)
+}
+
+/// Whose sequences the last batch of the spool bears.
+fn newest_producer(partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> Option<ProducerId> {
+    partitions.values().find_map(|partition| {
+        let last = Offset::new(partition.end().get() - 1)?;
+        let mut newest = None;
+        let replayed = partition.replay(last, READ_BYTES, |batch| {
+            let producer = BatchHeader::parse(batch)
+                .ok()
+                .and_then(|header| header.producer);
+            newest = producer.map(|producer| producer.id).or(newest);
+        });
+        replayed.ok().and(newest)
+    })
+}
+
+/// Folds the positions of the batches after the snapshot.
+fn replay(
+    partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
+    folded: &BTreeMap<TopicPartition, Offset>,
+    table: &mut Table,
+    report: &mut SpoolReport,
+) -> Result<()> {
+    let mut decompressor = Decompressor::new();
+    for (name, partition) in partitions {
+        let from = folded.get(name).copied().unwrap_or_default();
+        partition.folded(from.min(partition.end()));
+        if from > partition.end() {
+            report.repairs.push(format!(
+                "{name} ends at {}, but positions up to {from} are known: batches are missing",
+                partition.end()
+            ));
+        }
+        let mut damaged = 0u64;
+        partition.replay(from, READ_BYTES, |batch| {
+            report.batches_replayed += 1;
+            if fold(batch, name, &mut decompressor, table).is_err() {
+                damaged += 1;
+            }
+        })?;
+        if damaged > 0 {
+            report.repairs.push(format!(
+                "{name}: {damaged} batches cannot be read; the lines they hold are read again \
+                 where their files still have them"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the positions out of one batch.
+fn fold(
+    batch: &[u8],
+    name: &TopicPartition,
+    decompressor: &mut Decompressor,
+    table: &mut Table,
+) -> Result<()> {
+    for record in decompressor.records(batch)? {
+        for entry in record?.headers {
+            let (key, value) = entry?;
+            if key != header::POSITION {
+                continue;
+            }
+            let position = value.map(Position::decode);
+            if let Some(Ok(position)) = position {
+                table.put(Placed {
+                    position,
+                    partition: name.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file's bytes. A file that cannot be read, or is longer than any that was written, is damaged:
+/// that is reported, and the caller takes what is kept a second time.
+fn read_if_there(
+    storage: &dyn Storage,
+    path: &Path,
+    limit: usize,
+    report: &mut SpoolReport,
+) -> Option<Vec<u8>> {
+    match read_whole(storage, path, limit) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            report
+                .repairs
+                .push(format!("{} cannot be read: {error}", path.display()));
+            Some(Vec::new())
+        }
+    }
+}

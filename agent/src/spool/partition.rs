@@ -1,0 +1,364 @@
+//! One destination's part of the spool: its log, the batches that are not yet fsynced, and the account
+//! of what is acknowledged.
+//!
+//! A log whose write or fsync failed is opened again: it ends at what was durable, and the batches
+//! after that are appended anew from memory, at the same offsets. So a failing disk costs time, never
+//! a record.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use commitlog::batch::header::BatchHeader;
+use commitlog::error::{Error, ErrorKind, Result};
+use commitlog::id::{Offset, Sequence, Timestamp};
+use commitlog::log::partition::{LogConfig, Outcome, PartitionLog, SyncDone, SyncJob};
+use commitlog::log::reader::{LogReader, Until};
+use commitlog::storage::Storage;
+
+use super::{Fill, SpoolRange, Taken, lock};
+use crate::limits::{SPOOL_MARK_BYTES, SPOOL_UNSYNCED_BYTES_MAX};
+
+/// What opening a log takes.
+pub(crate) struct Place {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) dir: PathBuf,
+    pub(crate) config: LogConfig,
+}
+
+pub(crate) struct Partition {
+    place: Place,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    /// `None` after a failure, until it can be opened again.
+    log: Option<PartitionLog>,
+    reader: LogReader,
+    end: Offset,
+    durable_end: Offset,
+    /// Written, not fsynced.
+    unsynced: VecDeque<(Offset, Bytes)>,
+    unsynced_bytes: usize,
+    acknowledged: Offset,
+    /// The ends of runs of unacknowledged batches, with the bytes of each run.
+    marks: VecDeque<(Offset, u64)>,
+    unacknowledged_bytes: u64,
+    /// A durable snapshot holds the positions of everything before this.
+    folded: Offset,
+    trimmed: Offset,
+    disk_bytes: u64,
+}
+
+impl Partition {
+    /// Opens the log in `place`; says what recovery found.
+    pub(crate) fn open(place: Place, now: Timestamp) -> Result<Partition> {
+        let log = open_log(&place, now)?;
+        let (start, end) = (log.start(), log.end());
+        let disk_bytes = log.bytes();
+        let held = Held {
+            reader: log.reader(),
+            end,
+            durable_end: log.durable_end(),
+            unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
+            acknowledged: start,
+            marks: VecDeque::from_iter((start < end).then_some((end, disk_bytes))),
+            unacknowledged_bytes: if start < end { disk_bytes } else { 0 },
+            folded: start,
+            trimmed: start,
+            disk_bytes,
+            log: Some(log),
+        };
+        Ok(Partition {
+            place,
+            held: Mutex::new(held),
+        })
+    }
+
+    pub(crate) fn range(&self) -> SpoolRange {
+        let held = self.held();
+        SpoolRange {
+            start: held.acknowledged,
+            durable_end: held.durable_end,
+            end: held.end,
+        }
+    }
+
+    pub(crate) fn fill(&self) -> Fill {
+        let held = self.held();
+        let records = held.end.get() - held.acknowledged.get();
+        Fill {
+            unacknowledged_bytes: held.unacknowledged_bytes,
+            unacknowledged_records: u64::try_from(records).unwrap_or(0),
+            disk_bytes: held.disk_bytes,
+        }
+    }
+
+    /// Durable batches from `from` on, each made ready to be sent.
+    pub(crate) fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        prepare: impl Fn(&BatchHeader, &mut [u8]),
+    ) -> Result<Vec<Bytes>> {
+        let reader = {
+            let held = self.held();
+            if from >= held.durable_end {
+                return Ok(Vec::new());
+            }
+            held.reader.clone()
+        };
+        let mut rest = reader.read(from, bytes_max, Until::Durable)?.batches;
+        let mut batches = Vec::new();
+        while !rest.is_empty() {
+            let header = BatchHeader::parse(&rest)?;
+            let mut batch = rest;
+            rest = batch.split_off(header.total_bytes().min(batch.len()));
+            prepare(&header, &mut batch);
+            batches.push(Bytes::from(batch));
+        }
+        Ok(batches)
+    }
+
+    /// Replays what is written from `from` on, in pieces of about `bytes_max`.
+    pub(crate) fn replay(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let (reader, end) = {
+            let held = self.held();
+            (held.reader.clone(), held.end)
+        };
+        let mut from = from.max(reader.start());
+        while from < end {
+            let slice = reader.read(from, bytes_max, Until::Appended)?;
+            let mut rest = &slice.batches[..];
+            while !rest.is_empty() {
+                let header = BatchHeader::parse(rest)?;
+                let (batch, more) = rest.split_at(header.total_bytes().min(rest.len()));
+                each(batch);
+                rest = more;
+            }
+            if slice.next <= from {
+                break;
+            }
+            from = slice.next;
+        }
+        Ok(())
+    }
+
+    /// Appends one batch. `stamp` gives it the sequence where it lands; `then` runs under the same lock
+    /// when it is written.
+    pub(crate) fn append(
+        &self,
+        header: BatchHeader,
+        batch: &mut Vec<u8>,
+        stamp: impl Fn(&BatchHeader, &mut [u8], Sequence),
+        now: Timestamp,
+        then: impl FnOnce(),
+    ) -> Result<Taken> {
+        let mut held = self.held();
+        if held.unsynced_bytes >= SPOOL_UNSYNCED_BYTES_MAX {
+            return Ok(Taken::Wait);
+        }
+        let Some(log) = &mut held.log else {
+            return Ok(Taken::Wait);
+        };
+        stamp(&header, batch, Sequence::of_spool_offset(log.end()));
+        let appended = match log.append(batch, now) {
+            Ok(appended) => appended,
+            Err(error) => return held.refuse(error),
+        };
+        if appended.outcome != Outcome::Appended {
+            return Err(Error::damaged(format!(
+                "{}: the spool's own batch was refused: {:?}",
+                self.place.dir.display(),
+                appended.outcome
+            )));
+        }
+        let bytes = std::mem::take(batch);
+        held.disk_bytes = held.log.as_ref().map_or(0, PartitionLog::bytes);
+        held.end = appended.next_offset;
+        held.account(appended.next_offset, bytes.len() as u64);
+        held.unsynced_bytes += bytes.len();
+        held.unsynced
+            .push_back((appended.base_offset, Bytes::from(bytes)));
+        then();
+        Ok(Taken::Yes)
+    }
+
+    /// Frees everything before `upto`; whether that was anything.
+    pub(crate) fn acknowledge(&self, upto: Offset) -> bool {
+        let mut held = self.held();
+        let upto = upto.min(held.durable_end);
+        if upto <= held.acknowledged {
+            return false;
+        }
+        held.acknowledged = upto;
+        while let Some(&(end, bytes)) = held.marks.front() {
+            if end > upto {
+                break;
+            }
+            held.marks.pop_front();
+            held.unacknowledged_bytes -= bytes;
+        }
+        true
+    }
+
+    /// The fsync that is due, if anything was written since the last.
+    pub(crate) fn start_sync(&self) -> Option<SyncJob> {
+        self.held().log.as_mut()?.start_sync()
+    }
+
+    /// What the fsync came to; the new durable end.
+    pub(crate) fn finish_sync(&self, done: SyncDone) -> Result<Offset> {
+        let mut held = self.held();
+        let Some(log) = &mut held.log else {
+            return Ok(held.durable_end);
+        };
+        match log.finish_sync(done) {
+            Ok(end) => {
+                held.durable(end);
+                Ok(end)
+            }
+            Err(error) => {
+                held.log = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a failed log again and appends what was not yet durable. Whether it works now.
+    pub(crate) fn reopen(&self, now: Timestamp) -> Result<bool> {
+        let mut held = self.held();
+        if held.log.is_some() {
+            return Ok(false);
+        }
+        let mut log = open_log(&self.place, now)?;
+        if log.end() < held.durable_end {
+            return Err(Error::damaged(format!(
+                "{}: ends at {}, but everything before {} was durable",
+                self.place.dir.display(),
+                log.end(),
+                held.durable_end
+            )));
+        }
+        let end = log.end();
+        held.durable(end);
+        for (base, batch) in &held.unsynced {
+            debug_assert_eq!(*base, log.end());
+            log.append(&mut batch.to_vec(), now)?;
+        }
+        held.reader = log.reader();
+        held.disk_bytes = log.bytes();
+        held.log = Some(log);
+        Ok(true)
+    }
+
+    /// The end, for a snapshot that is about to be taken.
+    pub(crate) fn end(&self) -> Offset {
+        self.held().end
+    }
+
+    /// A durable snapshot holds the positions of everything before `upto`.
+    pub(crate) fn folded(&self, upto: Offset) {
+        let mut held = self.held();
+        held.folded = held.folded.max(upto);
+    }
+
+    /// What could be trimmed once a snapshot covers it: records acknowledged, but not trimmed.
+    pub(crate) fn trimmable(&self) -> Trimmable {
+        let held = self.held();
+        Trimmable {
+            now: held.acknowledged.min(held.folded) > held.trimmed,
+            after_snapshot: held.acknowledged > held.folded,
+            disk_bytes: held.disk_bytes.saturating_sub(held.unacknowledged_bytes),
+        }
+    }
+
+    /// Frees the segments that are acknowledged and whose positions are in a snapshot.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let mut held = self.held();
+        let upto = held.acknowledged.min(held.folded);
+        if upto <= held.trimmed {
+            return Ok(());
+        }
+        let Some(log) = &mut held.log else {
+            return Ok(());
+        };
+        log.trim(upto)?;
+        held.disk_bytes = log.bytes();
+        held.trimmed = upto;
+        Ok(())
+    }
+
+    /// Closes the log cleanly.
+    pub(crate) fn close(&self) -> Result<()> {
+        match self.held().log.take() {
+            Some(log) => log.close(),
+            None => Ok(()),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        lock(&self.held)
+    }
+}
+
+/// What there is to trim.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trimmable {
+    pub(crate) now: bool,
+    pub(crate) after_snapshot: bool,
+    /// Bytes on disk that nobody needs any more.
+    pub(crate) disk_bytes: u64,
+}
+
+impl Held {
+    fn account(&mut self, end: Offset, bytes: u64) {
+        self.unacknowledged_bytes += bytes;
+        match self.marks.back_mut() {
+            Some(last) if last.1 < SPOOL_MARK_BYTES => *last = (end, last.1 + bytes),
+            _ => self.marks.push_back((end, bytes)),
+        }
+    }
+
+    fn durable(&mut self, end: Offset) {
+        self.durable_end = end;
+        while let Some((base, batch)) = self.unsynced.front() {
+            if *base >= end {
+                break;
+            }
+            self.unsynced_bytes -= batch.len();
+            self.unsynced.pop_front();
+        }
+    }
+
+    /// A write failed: a full disk is waited for, a broken log is opened again.
+    fn refuse(&mut self, error: Error) -> Result<Taken> {
+        match error.kind {
+            ErrorKind::Retry => Ok(Taken::Wait),
+            ErrorKind::Closed => {
+                tracing::error!(%error, "spool partition is opened again");
+                self.log = None;
+                Ok(Taken::Wait)
+            }
+            ErrorKind::Input | ErrorKind::Damaged => Err(error),
+        }
+    }
+}
+
+fn open_log(place: &Place, now: Timestamp) -> Result<PartitionLog> {
+    let (log, recovery) = PartitionLog::open(
+        Arc::clone(&place.storage),
+        &place.dir,
+        place.config.clone(),
+        now,
+    )?;
+    tracing::debug!(dir = %place.dir.display(), ?recovery, "spool partition opened");
+    Ok(log)
+}

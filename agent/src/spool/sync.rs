@@ -1,0 +1,249 @@
+//! What makes the spool durable and small again: fsync, position snapshots, trimming. One step is
+//! [`Spool::sync_turn`]; production runs it on a thread of its own, the simulation in a task.
+//!
+//! Order is everything: a snapshot's bytes are taken first, then everything is fsynced, then the
+//! snapshot is written: it never knows of a batch that a power cut could still take. Trimming comes
+//! after both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use commitlog::error::{Error, Result};
+use commitlog::id::{Offset, TopicPartition};
+use commitlog::storage::write_atomically;
+
+use super::partition::Partition;
+use super::{Spool, lock, open, positions};
+use crate::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS};
+
+/// When the sync thread comes back without being woken, while something is waiting for its time.
+const RECHECK: Duration = Duration::from_millis(100);
+
+/// What a turn leaves to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncTurn {
+    /// Something was done; there may be more by now.
+    Worked,
+    /// There was nothing to do. `Some`: something becomes due after this time.
+    Idle(Option<Duration>),
+}
+
+/// When the last snapshot was and what has happened since.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotState {
+    pub(crate) generation: u64,
+    /// A position changed that no record carries.
+    pub(crate) noted: bool,
+    pub(crate) written_at_ms: i64,
+    pub(crate) trimmed_at_ms: i64,
+    /// Ends of the partitions at the last snapshot, in bytes ever written.
+    pub(crate) bytes_at: u64,
+    pub(crate) bytes_written: u64,
+}
+
+/// A snapshot on its way to disk.
+struct Capture {
+    generation: u64,
+    bytes: Vec<u8>,
+    folded: BTreeMap<TopicPartition, Offset>,
+}
+
+/// Whether a snapshot is written although none is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    IfNeeded,
+    Always,
+}
+
+impl Spool {
+    /// Makes durable what was written, writes a snapshot when one is due, trims what is free. Errors
+    /// are logged and tried again: a failing disk is waited for.
+    pub fn sync_turn(&self) -> SyncTurn {
+        *lock(&self.inner.signal.raised) = false;
+        let partitions = self.all_partitions();
+        let capture = self.capture(&partitions, Due::IfNeeded);
+        let synced = self.sync_all(&partitions);
+        let mut worked = synced.anything;
+        if let Some(capture) = capture {
+            if synced.failed {
+                self.state().snapshot.noted = true;
+            } else {
+                self.write_snapshot(capture, &partitions);
+                worked = true;
+            }
+        }
+        worked |= self.trim(&partitions);
+        if worked {
+            return SyncTurn::Worked;
+        }
+        let waiting = synced.failed
+            || self.state().snapshot.noted
+            || partitions.values().any(|partition| {
+                partition.trimmable().disk_bytes > self.inner.config.segment_bytes
+            });
+        SyncTurn::Idle(waiting.then_some(RECHECK))
+    }
+
+    /// Blocks until there is something to sync, or for `timeout`. For the sync thread alone.
+    pub fn wait_for_work(&self, timeout: Option<Duration>) {
+        let signal = &self.inner.signal;
+        let raised = lock(&signal.raised);
+        let timeout = timeout.unwrap_or(Duration::from_secs(1));
+        let (mut raised, _) = signal
+            .condvar
+            .wait_timeout_while(raised, timeout, |raised| !*raised)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *raised = false;
+    }
+
+    /// Has the sync thread come out of [`wait_for_work`](Self::wait_for_work).
+    pub fn wake_sync(&self) {
+        self.inner.signal.raise();
+    }
+
+    /// Makes everything durable, writes a snapshot and closes the logs. The spool takes nothing more.
+    pub fn close(&self) -> Result<()> {
+        let partitions = self.all_partitions();
+        let capture = self.capture(&partitions, Due::Always);
+        let synced = self.sync_all(&partitions);
+        if let Some(capture) = capture.filter(|_| !synced.failed) {
+            self.write_snapshot(capture, &partitions);
+        }
+        for partition in partitions.values() {
+            partition.trim()?;
+            partition.close()?;
+        }
+        Ok(())
+    }
+
+    fn all_partitions(&self) -> BTreeMap<TopicPartition, Arc<Partition>> {
+        self.state().partitions.clone()
+    }
+
+    /// Takes the table and the offsets it covers, if a snapshot is due.
+    fn capture(
+        &self,
+        partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
+        due: Due,
+    ) -> Option<Capture> {
+        let now = (self.inner.clock)().0;
+        let mut state = self.state();
+        let written = state.snapshot.bytes_written - state.snapshot.bytes_at;
+        // A wall clock that was set back must not hold a snapshot up.
+        let waited =
+            (now - state.snapshot.written_at_ms).unsigned_abs() >= SNAPSHOT_NOTES_MS as u64;
+        let trims = partitions.values().any(|partition| {
+            let trimmable = partition.trimmable();
+            trimmable.after_snapshot && trimmable.disk_bytes > self.inner.config.segment_bytes
+        });
+        let is_due = written >= SNAPSHOT_EVERY_BYTES || (waited && (state.snapshot.noted || trims));
+        if due == Due::IfNeeded && !is_due {
+            return None;
+        }
+        state.snapshot.noted = false;
+        state.snapshot.written_at_ms = now;
+        state.snapshot.bytes_at = state.snapshot.bytes_written;
+        state.snapshot.generation += 1;
+        let generation = state.snapshot.generation;
+        let meta = state.meta.clone();
+        drop(state);
+        // Ends first, then the table: a batch's positions are in the table before its end can be seen.
+        let folded: BTreeMap<TopicPartition, Offset> = partitions
+            .iter()
+            .map(|(name, partition)| (name.clone(), partition.end()))
+            .collect();
+        let bytes = positions::encode(generation, &meta, &folded, &self.table());
+        Some(Capture {
+            generation,
+            bytes,
+            folded,
+        })
+    }
+
+    fn write_snapshot(
+        &self,
+        capture: Capture,
+        partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
+    ) {
+        let name = open::SNAPSHOTS[usize::from(capture.generation % 2 == 1)];
+        let path = self.inner.dir.join(name);
+        match write_atomically(&*self.inner.storage, &path, &capture.bytes) {
+            Ok(()) => {
+                for (name, partition) in partitions {
+                    if let Some(&upto) = capture.folded.get(name) {
+                        partition.folded(upto);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "position snapshot is not written");
+                self.state().snapshot.noted = true;
+            }
+        }
+    }
+
+    fn sync_all(&self, partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> Synced {
+        let mut synced = Synced::default();
+        for (name, partition) in partitions {
+            match sync_one(partition, (self.inner.clock)()) {
+                Ok(false) => {}
+                Ok(true) => synced.anything = true,
+                Err(error) => {
+                    synced.failed = true;
+                    tracing::error!(partition = %name, %error, "spool is not durable, trying again");
+                }
+            }
+        }
+        if synced.anything {
+            self.inner.changed.send_modify(|version| *version += 1);
+            self.room_may_be_back();
+        }
+        synced
+    }
+
+    /// Frees acknowledged segments, not too often; whether anything was done.
+    fn trim(&self, partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> bool {
+        let now = (self.inner.clock)();
+        let waited = {
+            let state = self.state();
+            (now.0 - state.snapshot.trimmed_at_ms).unsigned_abs() >= TRIM_EVERY_MS as u64
+        };
+        if !waited {
+            return false;
+        }
+        let mut worked = false;
+        for (name, partition) in partitions {
+            let trimmable = partition.trimmable();
+            if !trimmable.now || trimmable.disk_bytes <= self.inner.config.segment_bytes {
+                continue;
+            }
+            worked = true;
+            if let Err(error) = partition.trim() {
+                tracing::warn!(partition = %name, %error, "spool is not trimmed");
+            }
+        }
+        if worked {
+            self.state().snapshot.trimmed_at_ms = now.0;
+        }
+        worked
+    }
+}
+
+#[derive(Debug, Default)]
+struct Synced {
+    anything: bool,
+    failed: bool,
+}
+
+/// Fsyncs one partition; whether there was anything to do.
+fn sync_one(partition: &Partition, now: commitlog::id::Timestamp) -> Result<bool> {
+    let reopened = partition.reopen(now)?;
+    let Some(job) = partition.start_sync() else {
+        return Ok(reopened);
+    };
+    partition
+        .finish_sync(job.run())
+        .map_err(|error| Error::new(error.kind, format!("fsync: {error}")))?;
+    Ok(true)
+}

@@ -1,0 +1,215 @@
+//! The agent's own metrics: names, units and handles.
+//!
+//! Counters are counted where things happen. What can be looked up, how full the spool is, how much is
+//! unread, is looked up when somebody asks, so it is never off.
+
+use prometheus::{
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::spool::Spool;
+use crate::spool::positions::Loss;
+
+/// Bytes read from sources, by source.
+pub const READ_BYTES: &str = "weir_agent_read_bytes_total";
+/// Records taken from sources, by source.
+pub const RECORDS: &str = "weir_agent_records_total";
+/// Batches written to the spool.
+pub const BATCHES: &str = "weir_agent_batches_total";
+/// Bytes of batches written to the spool.
+pub const BATCH_BYTES: &str = "weir_agent_batch_bytes_total";
+/// Records that are gone, by source and reason.
+pub const LOST_RECORDS: &str = "weir_agent_lost_records_total";
+/// Bytes that are gone, by source and reason.
+pub const LOST_BYTES: &str = "weir_agent_lost_bytes_total";
+/// Unacknowledged bytes in the spool.
+pub const SPOOL_BYTES: &str = "weir_agent_spool_bytes";
+/// Bytes of the spool on disk.
+pub const SPOOL_DISK_BYTES: &str = "weir_agent_spool_disk_bytes";
+/// Unacknowledged records in the spool.
+pub const LAG_RECORDS: &str = "weir_agent_lag_records";
+/// First unacknowledged offset, by partition.
+pub const ACKNOWLEDGED_OFFSET: &str = "weir_agent_acknowledged_offset";
+/// End of what is fsynced, by partition.
+pub const DURABLE_OFFSET: &str = "weir_agent_durable_offset";
+/// Files that are followed, by source.
+pub const FILES: &str = "weir_agent_files";
+/// Files that cannot be read, by source.
+pub const FILES_UNREADABLE: &str = "weir_agent_files_unreadable";
+
+/// Handles to all metrics; clones count into the same ones.
+#[derive(Clone)]
+pub struct Telemetry {
+    registry: Registry,
+    read_bytes: IntCounterVec,
+    records: IntCounterVec,
+    batches: IntCounter,
+    batch_bytes: IntCounter,
+    lost_records: IntCounterVec,
+    lost_bytes: IntCounterVec,
+    spool_bytes: IntGauge,
+    spool_disk_bytes: IntGauge,
+    lag_records: IntGauge,
+    acknowledged: IntGaugeVec,
+    durable: IntGaugeVec,
+    files: IntGaugeVec,
+    files_unreadable: IntGaugeVec,
+}
+
+/// The handles of one source.
+#[derive(Clone)]
+pub struct SourceTelemetry {
+    /// Bytes taken.
+    pub read_bytes: IntCounter,
+    /// Records taken.
+    pub records: IntCounter,
+    /// Files followed.
+    pub files: IntGauge,
+    /// Files that cannot be read.
+    pub files_unreadable: IntGauge,
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry::new()
+    }
+}
+
+impl Telemetry {
+    /// A set of metrics of its own registry.
+    pub fn new() -> Telemetry {
+        let registry = Registry::new();
+        Telemetry {
+            read_bytes: counters(&registry, READ_BYTES, "Bytes read.", &["source"]),
+            records: counters(&registry, RECORDS, "Records taken.", &["source"]),
+            batches: counter(&registry, BATCHES, "Batches spooled."),
+            batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
+            lost_records: counters(
+                &registry,
+                LOST_RECORDS,
+                "Records that are gone and were counted.",
+                &["source", "reason"],
+            ),
+            lost_bytes: counters(
+                &registry,
+                LOST_BYTES,
+                "Bytes that are known to be gone.",
+                &["source", "reason"],
+            ),
+            spool_bytes: gauge(&registry, SPOOL_BYTES, "Unacknowledged bytes in the spool."),
+            spool_disk_bytes: gauge(&registry, SPOOL_DISK_BYTES, "Bytes of the spool on disk."),
+            lag_records: gauge(&registry, LAG_RECORDS, "Unacknowledged records."),
+            acknowledged: gauges(
+                &registry,
+                ACKNOWLEDGED_OFFSET,
+                "First unacknowledged offset.",
+                &["topic", "partition"],
+            ),
+            durable: gauges(
+                &registry,
+                DURABLE_OFFSET,
+                "End of what is fsynced.",
+                &["topic", "partition"],
+            ),
+            files: gauges(&registry, FILES, "Files followed.", &["source"]),
+            files_unreadable: gauges(
+                &registry,
+                FILES_UNREADABLE,
+                "Files that cannot be read.",
+                &["source"],
+            ),
+            registry,
+        }
+    }
+
+    /// Where others add their metrics, the producer for one.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The handles of the source `name`.
+    pub fn source(&self, name: &str) -> SourceTelemetry {
+        SourceTelemetry {
+            read_bytes: self.read_bytes.with_label_values(&[name]),
+            records: self.records.with_label_values(&[name]),
+            files: self.files.with_label_values(&[name]),
+            files_unreadable: self.files_unreadable.with_label_values(&[name]),
+        }
+    }
+
+    /// A batch of this many bytes is in the spool.
+    pub fn count_batch(&self, bytes: usize) {
+        self.batches.inc();
+        self.batch_bytes.inc_by(bytes as u64);
+    }
+
+    /// Something is gone.
+    pub fn count_loss(&self, source: &str, reason: &str, loss: Loss) {
+        let labels = [source, reason];
+        self.lost_records
+            .with_label_values(&labels)
+            .inc_by(loss.records);
+        self.lost_bytes
+            .with_label_values(&labels)
+            .inc_by(loss.bytes);
+    }
+
+    /// All metrics as Prometheus text, with the spool's as of now.
+    pub fn text(&self, spool: &Spool) -> String {
+        let fill = spool.fill();
+        self.spool_bytes.set(signed(fill.unacknowledged_bytes));
+        self.spool_disk_bytes.set(signed(fill.disk_bytes));
+        self.lag_records.set(signed(fill.unacknowledged_records));
+        for partition in spool.partitions() {
+            let range = spool.range(&partition);
+            let number = partition.partition.to_string();
+            let labels = [partition.topic.as_str(), number.as_str()];
+            let start = self.acknowledged.with_label_values(&labels);
+            start.set(range.start.get());
+            let durable = self.durable.with_label_values(&labels);
+            durable.set(range.durable_end.get());
+        }
+        let mut text = Vec::new();
+        // Encoding into memory fails only for a metric without a name.
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics are not encoded");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let metric = IntCounter::new(name, help).expect("the name is a legal constant");
+    register(registry, metric.clone());
+    metric
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let metric =
+        IntCounterVec::new(Opts::new(name, help), labels).expect("the names are legal constants");
+    register(registry, metric.clone());
+    metric
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let metric = IntGauge::new(name, help).expect("the name is a legal constant");
+    register(registry, metric.clone());
+    metric
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let metric =
+        IntGaugeVec::new(Opts::new(name, help), labels).expect("the names are legal constants");
+    register(registry, metric.clone());
+    metric
+}
+
+fn register(registry: &Registry, metric: impl prometheus::core::Collector + 'static) {
+    registry
+        .register(Box::new(metric))
+        .expect("each name is registered once");
+}
