@@ -140,7 +140,7 @@ pub const SEGMENT_AGE_MAX: Duration = Duration::from_hours(1);
 pub const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// How often what changed in the registry of agents is written.
-pub const AGENTS_WRITE_INTERVAL: Duration = Duration::from_secs(60);
+pub const AGENTS_WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The file with the admin token.
 pub const ADMIN_TOKEN_BYTES_MAX: u64 = 1024;
@@ -218,6 +218,15 @@ pub const CLOSE_GRACE: Duration = Duration::from_millis(500);
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(
-    CREDIT_WINDOW_MAX as usize / commitlog::batch::header::HEADER_BYTES < SLOT_QUEUE_BATCHES,
+    CREDIT_WINDOW_MAX < (SLOT_QUEUE_BATCHES * commitlog::batch::header::HEADER_BYTES) as u64,
     "credit bounds the queue"
 );
+
+/// How long a client may take to send a body.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pieces of a TCP connection's control stream that wait for the session.
+pub const CONTROL_QUEUE_CHUNKS: usize = 8;
+
+/// How often a session looks at the time.
+pub const SESSION_TICK: Duration = Duration::from_millis(500);

@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use commitlog::storage::{Lock, Storage};
@@ -21,6 +20,7 @@ use crate::config::{AggregatorConfig, Auth};
 use crate::groups::Groups;
 use crate::health::Health;
 use crate::http::{self, Api, Gate, Origins};
+use crate::identity::{Authority, reachable_at};
 use crate::limits::{AGENTS_WRITE_INTERVAL, STOP_MAX};
 use crate::meta::Meta;
 use crate::parts::Parts;
@@ -69,6 +69,8 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         topics: opened.topics.clone(),
         groups: opened.groups.clone(),
         agents: opened.agents.clone(),
+        authority: opened.authority.clone(),
+        agents_connect_to: reachable_at(&config.advertise, config.listen.quic).into(),
         telemetry: opened.telemetry.clone(),
         health: Health::default(),
         gate: opened.gate.clone(),
@@ -133,7 +135,9 @@ impl Running {
             self.upkeep_tasks.wait().await;
             close.await;
         });
-        closed.await.context("the logs were not closed in time; the next start recovers them")
+        closed
+            .await
+            .context("the logs were not closed in time; the next start recovers them")
     }
 }
 
@@ -145,13 +149,19 @@ struct Opened {
     topics: Topics,
     groups: Groups,
     agents: Agents,
+    authority: Authority,
     gate: Gate,
 }
 
 impl Opened {
     /// Waits for the disk.
     fn open(config: &AggregatorConfig, parts: &Parts) -> anyhow::Result<Opened> {
-        let Parts { storage, clock, random, blocking } = parts.clone();
+        let Parts {
+            storage,
+            clock,
+            random,
+            blocking,
+        } = parts.clone();
         let data_dir = &config.data_dir;
         config::private_file::create_dir(data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
@@ -168,16 +178,33 @@ impl Opened {
         )?;
         let groups = Groups::open(Arc::clone(&meta), topics.clone(), blocking)?;
         let agents = Agents::new(meta.records::<AgentRow>()?, clock, telemetry.clone());
+        let authority = match &config.tls {
+            None => Authority::open(data_dir, Arc::clone(&meta), parts)?,
+            Some(tls) => Authority::own(tls, Arc::clone(&meta), parts)?,
+        };
         let gate = match config.auth {
             Auth::None => Gate::open(),
             Auth::Token => {
                 let token = http::admin_token::load_or_make(data_dir, &random)?;
                 let loopback = config.listen.http.ip().is_loopback();
-                let origins = if loopback { Origins::Loopback } else { Origins::Any };
+                let origins = if loopback {
+                    Origins::Loopback
+                } else {
+                    Origins::Any
+                };
                 Gate::token(&token, origins, &random)
             }
         };
-        Ok(Opened { lock, telemetry, meta, topics, groups, agents, gate })
+        Ok(Opened {
+            lock,
+            telemetry,
+            meta,
+            topics,
+            groups,
+            agents,
+            authority,
+            gate,
+        })
     }
 }
 
@@ -206,7 +233,11 @@ async fn serve_http(listener: TcpListener, api: Api, failed: CancellationToken) 
     }
 }
 
-fn maintain(topics: Topics, health: &Health, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+fn maintain(
+    topics: Topics,
+    health: &Health,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
     let alive = health.expect("maintenance");
     async move {
         alive.running();
@@ -215,7 +246,12 @@ fn maintain(topics: Topics, health: &Health, stop: CancellationToken) -> impl Fu
 }
 
 /// Writes what changed in the registry of agents, now and then.
-async fn write_agents(agents: Agents, meta: Arc<Meta>, blocking: Blocking, stop: CancellationToken) {
+async fn write_agents(
+    agents: Agents,
+    meta: Arc<Meta>,
+    blocking: Blocking,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(AGENTS_WRITE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -224,7 +260,9 @@ async fn write_agents(agents: Agents, meta: Arc<Meta>, blocking: Blocking, stop:
             _ = ticks.tick() => {}
         }
         let (agents, meta) = (agents.clone(), Arc::clone(&meta));
-        blocking.run(move || write_changed_agents(&agents, &meta)).await;
+        blocking
+            .run(move || write_changed_agents(&agents, &meta))
+            .await;
     }
 }
 
@@ -248,7 +286,10 @@ fn write_changed_agents(agents: &Agents, meta: &Meta) {
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }

@@ -47,7 +47,7 @@ pub const DISK_TOTAL_BYTES: &str = "weir_aggregator_disk_total_bytes";
 pub const AGENT_CONNECTIONS: &str = "weir_aggregator_agent_connections";
 /// Open HTTP connections.
 pub const HTTP_CONNECTIONS: &str = "weir_aggregator_http_connections";
-/// HTTP requests answered, by status class.
+/// HTTP requests answered, by method, route and status class.
 pub const HTTP_REQUESTS: &str = "weir_aggregator_http_requests_total";
 
 /// An fsync takes 0.1 ms on a good drive and seconds on a dying one.
@@ -184,7 +184,7 @@ impl Telemetry {
                 &registry,
                 HTTP_REQUESTS,
                 "HTTP requests answered.",
-                &["status"],
+                &["method", "route", "status"],
             ),
             registry,
         };

@@ -24,9 +24,14 @@ pub fn load_or_make(data_dir: &Path, random: &Random) -> anyhow::Result<String> 
     match private_file::read(&path, ADMIN_TOKEN_BYTES_MAX) {
         Ok(bytes) => {
             let text = String::from_utf8(bytes).ok();
-            let token = text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty());
+            let token = text
+                .map(|text| text.trim().to_owned())
+                .filter(|token| !token.is_empty());
             token.with_context(|| {
-                format!("{} holds no token; remove it to get a new one", path.display())
+                format!(
+                    "{} holds no token; remove it to get a new one",
+                    path.display()
+                )
             })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

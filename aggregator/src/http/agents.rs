@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use config::join::id::AgentId;
 use serde::Serialize;
 
 use super::Api;
 use super::error::ApiError;
+use super::parameter::Segment;
 use super::time::rfc3339;
 use crate::agents::{AgentInfo, AgentRow, Host};
 use crate::identity::agents::Standing;
@@ -57,11 +58,12 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Answer>, ApiErro
     let authority = api.authority.clone();
     let joined = api.blocking.run(move || authority.agents()).await?;
     let seen = api.agents.list().into_iter().map(Agent::seen);
-    let mut agents: BTreeMap<String, Agent> =
-        seen.map(|agent| (agent.id.clone(), agent)).collect();
+    let mut agents: BTreeMap<String, Agent> = seen.map(|agent| (agent.id.clone(), agent)).collect();
     for joined in joined {
         let id = joined.id.to_string();
-        let agent = agents.entry(id.clone()).or_insert_with(|| Agent::unknown(id));
+        let agent = agents
+            .entry(id.clone())
+            .or_insert_with(|| Agent::unknown(id));
         agent.host.get_or_insert(joined.host);
         agent.revoked = joined.standing == Standing::Revoked;
         agent.certificate_expires = rfc3339(joined.expires.0);
@@ -71,14 +73,21 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Answer>, ApiErro
             agent.revoked = true;
         }
     }
-    Ok(Json(Answer { agents: agents.into_values().collect() }))
+    Ok(Json(Answer {
+        agents: agents.into_values().collect(),
+    }))
 }
 
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<Revoked>, ApiError> {
-    let unknown = || ApiError::not_found(format!("there is no agent {id:?}"), "/api/v1/agents lists them");
+    let unknown = || {
+        ApiError::not_found(
+            format!("there is no agent {id:?}"),
+            "/api/v1/agents lists them",
+        )
+    };
     let agent: AgentId = id.parse().map_err(|_| unknown())?;
     let authority = api.authority.clone();
     let seen = api.agents.list().iter().any(|info| info.id == id);
@@ -116,8 +125,17 @@ impl Agent {
     }
 
     fn seen(info: AgentInfo) -> Agent {
-        let AgentRow { host, version, address, transport, last_seen_ms, lag_bytes, lag_records, losses, conflicts } =
-            info.row;
+        let AgentRow {
+            host,
+            version,
+            address,
+            transport,
+            last_seen_ms,
+            lag_bytes,
+            lag_records,
+            losses,
+            conflicts,
+        } = info.row;
         let conflicts = conflicts.into_iter().map(|conflict| Conflict {
             at: rfc3339(conflict.at_ms),
             partition: conflict.partition,

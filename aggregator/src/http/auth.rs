@@ -65,8 +65,10 @@ impl Gate {
         let hint = "send `Authorization: Bearer TOKEN`; the admin token is in admin.token in the \
                     aggregator's data directory";
         let refuse = |message: &str| {
-            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message, hint)
-                .with_header(header::WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"))
+            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message, hint).with_header(
+                header::WWW_AUTHENTICATE,
+                axum::http::HeaderValue::from_static("Bearer"),
+            )
         };
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(shown), None) = (shown.next(), shown.next()) else {
@@ -87,7 +89,8 @@ impl Gate {
             return Ok(());
         }
         let refuse = |what: &str, value: &str| {
-            let message = format!("this aggregator listens on loopback; {what} {value:?} is not it");
+            let message =
+                format!("this aggregator listens on loopback; {what} {value:?} is not it");
             ApiError::new(
                 StatusCode::FORBIDDEN,
                 "host_not_allowed",
@@ -95,7 +98,9 @@ impl Gate {
                 "use http://127.0.0.1 or http://localhost",
             )
         };
-        let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+        let host = headers
+            .get(header::HOST)
+            .map(|host| host.to_str().unwrap_or("?"));
         match host {
             Some(host) if is_loopback(host) => {}
             other => return Err(refuse("the host", other.unwrap_or(""))),
@@ -104,15 +109,23 @@ impl Gate {
             return Ok(());
         };
         let origin = origin.to_str().unwrap_or("?");
-        let own = origin.strip_prefix("http://").is_some_and(|origin| Some(origin) == host);
-        if own { Ok(()) } else { Err(refuse("the origin", origin)) }
+        let own = origin
+            .strip_prefix("http://")
+            .is_some_and(|origin| Some(origin) == host);
+        if own {
+            Ok(())
+        } else {
+            Err(refuse("the origin", origin))
+        }
     }
 }
 
 /// What follows the scheme, whose case does not matter.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
 }
 
 /// Whether a `Host` names this machine's loopback.
@@ -124,12 +137,21 @@ fn is_loopback(host: &str) -> bool {
     if name.eq_ignore_ascii_case("localhost") {
         return true;
     }
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    address
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
 }
 
 /// For every route: the guards against foreign pages.
-pub(super) async fn require_origin(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+pub(super) async fn require_origin(
+    State(gate): State<Gate>,
+    request: Request,
+    next: Next,
+) -> Response {
     match gate.check_origin(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
@@ -137,7 +159,11 @@ pub(super) async fn require_origin(State(gate): State<Gate>, request: Request, n
 }
 
 /// For the routes that are not open to everybody.
-pub(super) async fn require_token(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+pub(super) async fn require_token(
+    State(gate): State<Gate>,
+    request: Request,
+    next: Next,
+) -> Response {
     match gate.check_token(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
@@ -150,10 +176,24 @@ mod tests {
 
     #[test]
     fn a_rebound_name_is_not_loopback() {
-        for host in ["localhost", "localhost:9348", "127.0.0.1:1", "127.1.2.3", "[::1]:9348", "[::1]"] {
+        for host in [
+            "localhost",
+            "localhost:9348",
+            "127.0.0.1:1",
+            "127.1.2.3",
+            "[::1]:9348",
+            "[::1]",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "localhost:x"] {
+        for host in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:80",
+            "10.0.0.1",
+            "localhost:x",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -12,7 +12,7 @@ pub(super) struct ApiError {
     code: &'static str,
     message: String,
     hint: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl ApiError {
@@ -41,8 +41,12 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message, hint)
     }
 
-    pub(super) fn with_header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> ApiError {
-        self.header = Some((name, value.into()));
+    pub(super) fn with_header(
+        mut self,
+        name: HeaderName,
+        value: impl Into<HeaderValue>,
+    ) -> ApiError {
+        self.header = Some(Box::new((name, value.into())));
         self
     }
 }
@@ -55,7 +59,11 @@ impl From<Error> for ApiError {
                 "unavailable",
                 "try again in a moment; /readyz tells what is not ready",
             ),
-            ErrorKind::Input => (StatusCode::BAD_REQUEST, "bad_request", "correct the request"),
+            ErrorKind::Input => (
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "correct the request",
+            ),
             ErrorKind::Damaged => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "damaged",
@@ -77,8 +85,14 @@ impl IntoResponse for ApiError {
             "error": {"code": self.code, "message": self.message, "hint": self.hint}
         });
         let json = HeaderValue::from_static("application/json");
-        let mut response = (self.status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response();
-        if let Some((name, value)) = self.header {
+        let mut response = (
+            self.status,
+            [(header::CONTENT_TYPE, json)],
+            body.to_string(),
+        )
+            .into_response();
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response.headers_mut().insert(name, value);
         }
         response

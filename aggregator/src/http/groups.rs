@@ -1,15 +1,14 @@
 //! `/api/v1/groups`: consumer groups and the offsets they have committed.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use commitlog::id::{Offset, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::error::ApiError;
-use super::parameter;
+use super::parameter::{self, Segment, Whole};
 use crate::groups::GroupName;
 
 #[derive(Serialize)]
@@ -64,16 +63,18 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Groups> {
         group: group.to_string(),
         offsets: told(&api, offsets),
     });
-    Json(Groups { groups: groups.collect() })
+    Json(Groups {
+        groups: groups.collect(),
+    })
 }
 
 pub(super) async fn offsets(
     State(api): State<Api>,
-    Path(group): Path<String>,
+    Segment(group): Segment,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Offsets>, ApiError> {
-    let Query(filter) = filter
-        .map_err(|error| ApiError::bad_request(error.body_text(), "known: topic"))?;
+    let Query(filter) =
+        filter.map_err(|error| ApiError::bad_request(error.body_text(), "known: topic"))?;
     let topic = filter.topic.as_deref().map(parameter::topic).transpose()?;
     let group = name(&group)?;
     let mut offsets = api.groups.offsets(&group);
@@ -86,8 +87,8 @@ pub(super) async fn offsets(
 
 pub(super) async fn commit(
     State(api): State<Api>,
-    Path(group): Path<String>,
-    body: Bytes,
+    Segment(group): Segment,
+    Whole(body): Whole,
 ) -> Result<Json<Offsets>, ApiError> {
     let group = name(&group)?;
     let commit: Commit = parameter::body(&body)?;
@@ -118,7 +119,10 @@ fn name(text: &str) -> Result<GroupName, ApiError> {
 
 fn told(api: &Api, offsets: Vec<(TopicPartition, Offset)>) -> Vec<GroupOffset> {
     let told = offsets.into_iter().map(|(id, offset)| GroupOffset {
-        end_offset: api.topics.existing(&id).map(|partition| partition.durable().borrow().get()),
+        end_offset: api
+            .topics
+            .existing(&id)
+            .map(|partition| partition.durable().borrow().get()),
         topic: id.topic.to_string(),
         partition: id.partition,
         offset: offset.get(),

@@ -24,7 +24,11 @@ pub(super) async fn healthz() -> &'static str {
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
     let problems = api.health.problems(&api.topics);
     let ready = problems.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, Json(Readiness { ready, problems })).into_response()
 }
 
@@ -32,5 +36,12 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
     api.topics.observe();
     let text = api.telemetry.text();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
 }

@@ -61,7 +61,8 @@ impl Lines {
 
     /// The next piece, of a few megabytes at most; empty at the end.
     pub(super) fn next_piece(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(NDJSON_PIECE_BYTES.min(self.batches.len() * 16) + RECORD_JSON_BYTES);
+        let mut out =
+            Vec::with_capacity(NDJSON_PIECE_BYTES.min(self.batches.len() * 16) + RECORD_JSON_BYTES);
         while out.len() < NDJSON_PIECE_BYTES && self.from < self.until {
             let batch = self.batches.get(self.at..).unwrap_or_default();
             let Ok(header) = BatchHeader::parse(batch) else {
@@ -86,6 +87,11 @@ impl Lines {
             self.at += header.total_bytes();
         }
         out
+    }
+
+    /// Whether everything has been told.
+    pub(super) fn is_done(&self) -> bool {
+        self.from >= self.until
     }
 
     fn push_batch(&mut self, out: &mut Vec<u8>, header: &BatchHeader) -> Result<Stop> {
@@ -120,7 +126,7 @@ impl Lines {
             let from = gap.from.max(self.from);
             let to = gap.to.min(self.until);
             if from < to {
-                self.push_gap(out, from, to, &gap.reason.to_string());
+                self.push_gap(out, from, to, &gap.reason);
             }
         }
     }

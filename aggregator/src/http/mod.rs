@@ -8,6 +8,7 @@
 pub mod admin_token;
 mod agents;
 mod auth;
+mod count;
 mod error;
 mod groups;
 mod health;
@@ -86,25 +87,46 @@ struct Route {
     handler: MethodRouter<Api>,
 }
 
+const GROUP_OFFSETS: &str = "/api/v1/groups/{group}/offsets";
+
 /// All routes. The one list.
 fn routes() -> Vec<Route> {
     use Access::{Everybody, Token};
-    let route = |method, path, access, handler| Route { method, path, access, handler };
-    const GROUP_OFFSETS: &str = "/api/v1/groups/{group}/offsets";
+    let route = |method, path, access, handler| Route {
+        method,
+        path,
+        access,
+        handler,
+    };
     vec![
         route(Method::GET, "/healthz", Everybody, get(health::healthz)),
         route(Method::GET, "/readyz", Everybody, get(health::readyz)),
         route(Method::GET, "/metrics", Token, get(health::metrics)),
         route(Method::GET, "/api/v1/topics", Token, get(topics::list)),
-        route(Method::GET, "/api/v1/topics/{topic}/records", Token, get(records::get)),
+        route(
+            Method::GET,
+            "/api/v1/topics/{topic}/records",
+            Token,
+            get(records::get),
+        ),
         route(Method::GET, "/api/v1/groups", Token, get(groups::list)),
         route(Method::GET, GROUP_OFFSETS, Token, get(groups::offsets)),
         route(Method::POST, GROUP_OFFSETS, Token, post(groups::commit)),
         route(Method::GET, "/api/v1/agents", Token, get(agents::list)),
-        route(Method::POST, "/api/v1/agents/{id}/revoke", Token, post(agents::revoke)),
+        route(
+            Method::POST,
+            "/api/v1/agents/{id}/revoke",
+            Token,
+            post(agents::revoke),
+        ),
         route(Method::GET, "/api/v1/tokens", Token, get(tokens::list)),
         route(Method::POST, "/api/v1/tokens", Token, post(tokens::create)),
-        route(Method::DELETE, "/api/v1/tokens/{id}", Token, delete(tokens::revoke)),
+        route(
+            Method::DELETE,
+            "/api/v1/tokens/{id}",
+            Token,
+            delete(tokens::revoke),
+        ),
     ]
 }
 
@@ -118,7 +140,11 @@ fn router(api: Api) -> Router {
             Access::Everybody => route.handler,
             Access::Token => route.handler.layer(token()),
         };
-        router = router.route(route.path, handler);
+        let count = count::requests(&api.telemetry, &route.method, route.path);
+        router = router.route(
+            route.path,
+            handler.layer(from_fn_with_state(count, count::count)),
+        );
     }
     router
         .method_not_allowed_fallback(method_not_allowed)

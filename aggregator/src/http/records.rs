@@ -4,12 +4,13 @@
 //! What is read is durable. An answer is at most a few megabytes; the client goes on at
 //! `weir-next-offset`, which counts records and is known before the first byte goes out.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use commitlog::batch::header::BatchHeader;
@@ -22,11 +23,9 @@ use serde::Deserialize;
 use super::Api;
 use super::error::ApiError;
 use super::lines::Lines;
-use super::parameter::duration;
+use super::parameter::{Segment, duration};
 use crate::blocking::Blocking;
-use crate::limits::{
-    FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_READ_BYTES_MIN, FETCH_WAIT_MAX, NDJSON_INLINE_BYTES,
-};
+use crate::limits::{FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_READ_BYTES_MIN, FETCH_WAIT_MAX};
 use crate::topics::Partition;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("weir-next-offset");
@@ -66,7 +65,7 @@ enum Format {
 
 pub(super) async fn get(
     State(api): State<Api>,
-    Path(topic): Path<String>,
+    Segment(topic): Segment,
     parameters: Result<Query<Parameters>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -94,7 +93,10 @@ pub(super) async fn get(
         Format::Ndjson => ndjson(&api, &partition, slice, from, next).await,
     };
     let fields = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(format.media_type())),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(format.media_type()),
+        ),
         (NEXT_OFFSET, HeaderValue::from(next.get())),
         (END_OFFSET, HeaderValue::from(end.get())),
         (START_OFFSET, HeaderValue::from(start(&partition)?.get())),
@@ -103,7 +105,11 @@ pub(super) async fn get(
     Ok((fields, body).into_response())
 }
 
-fn choose_partition(api: &Api, topic: &str, number: Option<u32>) -> Result<Arc<Partition>, ApiError> {
+fn choose_partition(
+    api: &Api,
+    topic: &str,
+    number: Option<u32>,
+) -> Result<Arc<Partition>, ApiError> {
     let topic = super::parameter::topic(topic)?;
     let count = api.topics.existing_count(&topic);
     if count == 0 {
@@ -122,7 +128,10 @@ fn choose_partition(api: &Api, topic: &str, number: Option<u32>) -> Result<Arc<P
             ));
         }
     };
-    let id = TopicPartition { topic, partition: number };
+    let id = TopicPartition {
+        topic,
+        partition: number,
+    };
     api.topics.existing(&id).ok_or_else(|| {
         ApiError::not_found(
             format!("topic {} has no partition {number}", id.topic),
@@ -144,7 +153,9 @@ impl From {
             return Ok(From::Offset(offset));
         }
         // A plus sign that was not percent-encoded arrives as a space.
-        let time = text.parse().or_else(|_| text.replace(' ', "+").parse::<jiff::Timestamp>());
+        let time = text
+            .parse()
+            .or_else(|_| text.replace(' ', "+").parse::<jiff::Timestamp>());
         match time {
             Ok(time) => Ok(From::Time(Timestamp(time.as_millisecond()))),
             Err(_) => Err(ApiError::bad_request(
@@ -176,11 +187,16 @@ fn start(partition: &Partition) -> Result<Offset, ApiError> {
 impl Bounds {
     fn new(parameters: &Parameters) -> Result<Bounds, ApiError> {
         let bytes = parameters.max_bytes.map_or(FETCH_BYTES_DEFAULT, |bytes| {
-            usize::try_from(bytes).unwrap_or(FETCH_BYTES_MAX).min(FETCH_BYTES_MAX)
+            usize::try_from(bytes)
+                .unwrap_or(FETCH_BYTES_MAX)
+                .min(FETCH_BYTES_MAX)
         });
         let records = parameters.max_records.unwrap_or(u32::MAX);
         if records == 0 {
-            return Err(ApiError::bad_request("max_records=0 asks for nothing", "write 1 or more"));
+            return Err(ApiError::bad_request(
+                "max_records=0 asks for nothing",
+                "write 1 or more",
+            ));
         }
         Ok(Bounds { records, bytes })
     }
@@ -189,8 +205,13 @@ impl Bounds {
 impl Format {
     fn chosen(headers: &HeaderMap) -> Format {
         let mut accepted = headers.get_all(header::ACCEPT).iter();
-        let batches = accepted.any(|value| value.as_bytes().starts_with(b"application/octet-stream"));
-        if batches { Format::Batches } else { Format::Ndjson }
+        let batches =
+            accepted.any(|value| value.as_bytes().starts_with(b"application/octet-stream"));
+        if batches {
+            Format::Batches
+        } else {
+            Format::Ndjson
+        }
     }
 
     fn media_type(self) -> &'static str {
@@ -218,7 +239,10 @@ fn beyond_end(partition: &Partition, from: Offset, end: Offset) -> ApiError {
     ApiError::new(
         StatusCode::RANGE_NOT_SATISFIABLE,
         "offset_beyond_end",
-        format!("offset {from} of {} does not exist yet, it ends at {end}", partition.id()),
+        format!(
+            "offset {from} of {} does not exist yet, it ends at {end}",
+            partition.id()
+        ),
         format!("start from {end} or before; was the aggregator's data directory replaced?"),
     )
     .with_header(END_OFFSET, end.get())
@@ -250,7 +274,10 @@ async fn read(
     Err(ApiError::new(
         StatusCode::GONE,
         "offset_trimmed",
-        format!("offset {from} of {} is gone: retention has deleted up to {start}", partition.id()),
+        format!(
+            "offset {from} of {} is gone: retention has deleted up to {start}",
+            partition.id()
+        ),
         format!("go on from {start}, which weir-start-offset says too"),
     )
     .with_header(START_OFFSET, start.get()))
@@ -290,21 +317,25 @@ fn whole_batches_before(mut batches: Vec<u8>, next: Offset) -> Vec<u8> {
 }
 
 /// A small answer at once; a large one in pieces, each made when the one before has been taken.
-async fn ndjson(api: &Api, partition: &Partition, slice: Slice, from: Offset, next: Offset) -> Body {
-    let small = slice.batches.len() <= NDJSON_INLINE_BYTES;
+async fn ndjson(
+    api: &Api,
+    partition: &Partition,
+    slice: Slice,
+    from: Offset,
+    next: Offset,
+) -> Body {
     let lines = Lines::new(partition.id(), slice.batches, slice.gaps, from, next);
     let blocking = api.blocking;
     let (first, lines) = piece(blocking, lines).await;
-    if small && first.is_empty() {
-        return Body::empty();
+    if lines.is_done() {
+        return Body::from(first);
     }
     let pieces = stream::unfold((Some(first), lines), move |(ready, lines)| async move {
-        let (bytes, lines) = match ready {
-            Some(bytes) => (bytes, lines),
+        let (piece, lines) = match ready {
+            Some(first) => (first, lines),
             None => piece(blocking, lines).await,
         };
-        let end = bytes.is_empty();
-        (!end).then_some((Ok::<_, std::convert::Infallible>(bytes), (None, lines)))
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (None, lines)))
     });
     Body::from_stream(pieces)
 }

@@ -1,15 +1,9 @@
 //! Serves HTTP/1.1 on a listener: a bounded number of connections, each with a deadline for its
 //! headers, closed gracefully at shutdown.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::response::Response;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;

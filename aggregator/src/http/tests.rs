@@ -37,7 +37,10 @@ impl Answer {
     }
 
     fn lines(&self) -> Vec<Value> {
-        self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.body
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     fn offset(&self, name: &str) -> i64 {
@@ -55,7 +58,10 @@ impl Answer {
 impl Fixture {
     fn new(topics: &[(&str, u32)]) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let parts = Parts { blocking: Blocking::Inline, ..Parts::real() };
+        let parts = Parts {
+            blocking: Blocking::Inline,
+            ..Parts::real()
+        };
         let telemetry = Telemetry::new();
         let topics = Topics::open(
             config(&dir.path().join("log"), topics),
@@ -70,7 +76,8 @@ impl Fixture {
         let api = Api {
             groups: Groups::open(Arc::clone(&meta), topics.clone(), parts.blocking).unwrap(),
             agents: Agents::new(Vec::new(), Arc::clone(&parts.clock), telemetry.clone()),
-            authority: super::test_authority(dir.path(), &meta, &parts),
+            authority: Authority::ephemeral(Arc::clone(&meta), &parts).unwrap(),
+            agents_connect_to: Arc::new(["127.0.0.1:9347".parse().unwrap()]),
             topics,
             telemetry,
             health: Health::default(),
@@ -85,14 +92,20 @@ impl Fixture {
         }
     }
 
-    async fn append(&self, partition: &str, sequence: i32, count: usize) {
+    async fn append(&self, partition: &str, sequence: i32, count: i32) {
         let id: TopicPartition = partition.parse().unwrap();
         let partition = self.api.topics.partition(&id).await.unwrap();
-        let standing = partition.producer(ProducerId::new(1).unwrap()).await.unwrap();
-        partition.append(standing.generation, batch(1, sequence, count)).await.unwrap();
+        let standing = partition
+            .producer(ProducerId::new(1).unwrap())
+            .await
+            .unwrap();
+        partition
+            .append(standing.generation, batch(1, sequence, count))
+            .await
+            .unwrap();
     }
 
-    async fn append_durably(&self, partition: &str, sequence: i32, count: usize) {
+    async fn append_durably(&self, partition: &str, sequence: i32, count: i32) {
         self.append(partition, sequence, count).await;
         self.api.topics.sync_dirty();
     }
@@ -113,7 +126,8 @@ impl Fixture {
     }
 
     async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.ask(request(Method::POST, path, Some(TOKEN), &body.to_string())).await
+        self.ask(request(Method::POST, path, Some(TOKEN), &body.to_string()))
+            .await
     }
 }
 
@@ -148,15 +162,30 @@ const ACCESS: &[(&str, &str, Access)] = &[
 #[tokio::test]
 async fn every_route_but_health_asks_for_the_token() {
     let fixture = Fixture::new(&[("logs", 1)]);
-    let listed: Vec<(String, &str)> =
-        routes().iter().map(|route| (route.method.to_string(), route.path)).collect();
-    let expected: Vec<(String, &str)> =
-        ACCESS.iter().map(|(method, path, _)| ((*method).to_owned(), *path)).collect();
-    assert_eq!(listed, expected, "a route without a line in this test's table");
+    let listed: Vec<(String, &str)> = routes()
+        .iter()
+        .map(|route| (route.method.to_string(), route.path))
+        .collect();
+    let expected: Vec<(String, &str)> = ACCESS
+        .iter()
+        .map(|(method, path, _)| ((*method).to_owned(), *path))
+        .collect();
+    assert_eq!(
+        listed, expected,
+        "a route without a line in this test's table"
+    );
 
     for (method, path, access) in ACCESS {
-        let path = path.replace("{topic}", "logs").replace("{group}", "g").replace("{id}", "x");
-        for (token, right) in [(None, false), (Some("wrong"), false), (Some(""), false), (Some(TOKEN), true)] {
+        let path = path
+            .replace("{topic}", "logs")
+            .replace("{group}", "g")
+            .replace("{id}", "x");
+        for (token, right) in [
+            (None, false),
+            (Some("wrong"), false),
+            (Some(""), false),
+            (Some(TOKEN), true),
+        ] {
             let request = request(method.parse().unwrap(), &path, token, "{}");
             let answer = fixture.ask(request).await;
             let allowed = right || *access == Access::Everybody;
@@ -175,7 +204,9 @@ async fn a_foreign_host_name_is_refused_on_every_route() {
     let fixture = Fixture::new(&[]);
     for (method, path, _) in ACCESS {
         let mut request = request(method.parse().unwrap(), path, Some(TOKEN), "{}");
-        request.headers_mut().insert(header::HOST, "evil.example:9348".parse().unwrap());
+        request
+            .headers_mut()
+            .insert(header::HOST, "evil.example:9348".parse().unwrap());
         let answer = fixture.ask(request).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{method} {path}");
         assert_eq!(answer.code(), "host_not_allowed");
@@ -186,7 +217,10 @@ async fn a_foreign_host_name_is_refused_on_every_route() {
 async fn an_unknown_path_or_method_is_told_in_json() {
     let fixture = Fixture::new(&[]);
     assert_eq!(fixture.get("/api/v2").await.code(), "not_found");
-    assert_eq!(fixture.post("/api/v1/topics", &json!({})).await.code(), "method_not_allowed");
+    assert_eq!(
+        fixture.post("/api/v1/topics", &json!({})).await.code(),
+        "method_not_allowed"
+    );
 }
 
 #[tokio::test]
@@ -199,9 +233,23 @@ async fn records_come_in_order_with_where_to_go_on() {
     let all = fixture.get("/api/v1/topics/logs/records").await;
     assert_eq!(all.status, StatusCode::OK);
     assert_eq!(all.headers[header::CONTENT_TYPE], "application/x-ndjson");
-    let offsets: Vec<i64> = all.lines().iter().map(|line| line["offset"].as_i64().unwrap()).collect();
-    assert_eq!(offsets, (0..7).collect::<Vec<_>>(), "durable ones, each once");
-    assert_eq!((all.offset("weir-next-offset"), all.offset("weir-end-offset")), (7, 7));
+    let offsets: Vec<i64> = all
+        .lines()
+        .iter()
+        .map(|line| line["offset"].as_i64().unwrap())
+        .collect();
+    assert_eq!(
+        offsets,
+        (0..7).collect::<Vec<_>>(),
+        "durable ones, each once"
+    );
+    assert_eq!(
+        (
+            all.offset("weir-next-offset"),
+            all.offset("weir-end-offset")
+        ),
+        (7, 7)
+    );
     let first = &all.lines()[0];
     assert_eq!(first["topic"], "logs");
     assert_eq!(first["partition"], 0);
@@ -209,15 +257,25 @@ async fn records_come_in_order_with_where_to_go_on() {
     assert_eq!(first["key"], Value::Null);
     assert_eq!(first["headers"], json!({}));
 
-    let middle = fixture.get("/api/v1/topics/logs/records?partition=0&from=2&max_records=3").await;
-    let offsets: Vec<i64> = middle.lines().iter().map(|line| line["offset"].as_i64().unwrap()).collect();
+    let middle = fixture
+        .get("/api/v1/topics/logs/records?partition=0&from=2&max_records=3")
+        .await;
+    let offsets: Vec<i64> = middle
+        .lines()
+        .iter()
+        .map(|line| line["offset"].as_i64().unwrap())
+        .collect();
     assert_eq!(offsets, [2, 3, 4], "begins and ends within a batch");
     assert_eq!(middle.offset("weir-next-offset"), 5);
 
-    let small = fixture.get("/api/v1/topics/logs/records?partition=0&from=0&max_bytes=1").await;
+    let small = fixture
+        .get("/api/v1/topics/logs/records?partition=0&from=0&max_bytes=1")
+        .await;
     assert_eq!(small.offset("weir-next-offset"), 3, "one batch at least");
 
-    let end = fixture.get("/api/v1/topics/logs/records?partition=0&from=end").await;
+    let end = fixture
+        .get("/api/v1/topics/logs/records?partition=0&from=end")
+        .await;
     assert_eq!((end.body.as_str(), end.offset("weir-next-offset")), ("", 7));
 }
 
@@ -226,11 +284,17 @@ async fn batches_are_served_as_they_lie_in_the_log() {
     let fixture = Fixture::new(&[("logs", 1)]);
     fixture.append_durably("logs-0", 0, 3).await;
     let mut ask = request(Method::GET, "/api/v1/topics/logs/records", Some(TOKEN), "");
-    ask.headers_mut().insert(header::ACCEPT, "application/octet-stream".parse().unwrap());
+    ask.headers_mut()
+        .insert(header::ACCEPT, "application/octet-stream".parse().unwrap());
     let response = fixture.service.call(ask).await.unwrap();
     assert_eq!(response.headers()["weir-next-offset"], "3");
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(commitlog::batch::header::verify(&bytes).unwrap().record_count, 3);
+    assert_eq!(
+        commitlog::batch::header::verify(&bytes)
+            .unwrap()
+            .record_count,
+        3
+    );
 }
 
 #[tokio::test]
@@ -248,7 +312,10 @@ async fn a_time_finds_the_first_record_that_is_not_older() {
         assert_eq!(answer.lines()[0]["offset"], expected, "{from}");
     }
     let later = fixture.get(&format!("{path}2026-01-01T00:00:00Z")).await;
-    assert_eq!((later.body.as_str(), later.offset("weir-next-offset")), ("", 5));
+    assert_eq!(
+        (later.body.as_str(), later.offset("weir-next-offset")),
+        ("", 5)
+    );
 }
 
 #[tokio::test]
@@ -289,13 +356,29 @@ async fn what_cannot_be_read_is_refused_with_a_reason() {
         ("/api/v1/topics/none/records", 404, "not_found"),
         ("/api/v1/topics/logs/records?partition=1", 404, "not_found"),
         ("/api/v1/topics/many/records", 400, "bad_request"),
-        ("/api/v1/topics/logs/records?from=yesterday", 400, "bad_request"),
+        (
+            "/api/v1/topics/logs/records?from=yesterday",
+            400,
+            "bad_request",
+        ),
         ("/api/v1/topics/logs/records?from=-1", 400, "bad_request"),
         ("/api/v1/topics/logs/records?wait=5", 400, "bad_request"),
-        ("/api/v1/topics/logs/records?max_records=0", 400, "bad_request"),
+        (
+            "/api/v1/topics/logs/records?max_records=0",
+            400,
+            "bad_request",
+        ),
         ("/api/v1/topics/logs/records?form=1", 400, "bad_request"),
-        ("/api/v1/topics/logs/records?partition=x", 400, "bad_request"),
-        ("/api/v1/topics/logs/records?from=3", 416, "offset_beyond_end"),
+        (
+            "/api/v1/topics/logs/records?partition=x",
+            400,
+            "bad_request",
+        ),
+        (
+            "/api/v1/topics/logs/records?from=3",
+            416,
+            "offset_beyond_end",
+        ),
         ("/api/v1/topics/..%2F..%2Fetc/records", 400, "bad_request"),
         ("/api/v1/topics/..%2f/records", 400, "bad_request"),
         ("/api/v1/topics/%2e%2e/records", 400, "bad_request"),
@@ -303,7 +386,11 @@ async fn what_cannot_be_read_is_refused_with_a_reason() {
         ("/api/v1/topics/%ff/records", 400, "bad_request"),
     ] {
         let answer = fixture.get(path).await;
-        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{path}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (status, code),
+            "{path}"
+        );
     }
 }
 
@@ -313,9 +400,14 @@ async fn committed_offsets_are_told_again_and_never_pass_the_end() {
     fixture.append_durably("logs-0", 0, 5).await;
     fixture.append("logs-0", 5, 5).await;
     let path = "/api/v1/groups/billing/offsets";
-    assert_eq!(fixture.get(path).await.json()["offsets"], json!([]), "an unknown group has none");
+    assert_eq!(
+        fixture.get(path).await.json()["offsets"],
+        json!([]),
+        "an unknown group has none"
+    );
 
-    let commit = |offset: i64| json!({"offsets": [{"topic": "logs", "partition": 0, "offset": offset}]});
+    let commit =
+        |offset: i64| json!({"offsets": [{"topic": "logs", "partition": 0, "offset": offset}]});
     let beyond = fixture.post(path, &commit(6)).await;
     assert_eq!(beyond.status, StatusCode::BAD_REQUEST);
     assert!(beyond.body.contains("durable end 5"), "{}", beyond.body);
@@ -325,18 +417,37 @@ async fn committed_offsets_are_told_again_and_never_pass_the_end() {
     let told = fixture.get(path).await.json();
     assert_eq!(told["offsets"][0]["offset"], 5);
     assert_eq!(told["offsets"][0]["end_offset"], 5);
-    assert_eq!(fixture.get(&format!("{path}?topic=other")).await.json()["offsets"], json!([]));
-    assert_eq!(fixture.get("/api/v1/groups").await.json()["groups"][0]["group"], "billing");
+    assert_eq!(
+        fixture.get(&format!("{path}?topic=other")).await.json()["offsets"],
+        json!([])
+    );
+    assert_eq!(
+        fixture.get("/api/v1/groups").await.json()["groups"][0]["group"],
+        "billing"
+    );
 
     for (path, body) in [
-        (path, json!({"offsets": [{"topic": "../x", "partition": 0, "offset": 0}]})),
-        (path, json!({"offsets": [{"topic": "logs", "partition": 7, "offset": 0}]})),
-        (path, json!({"offsets": [{"topic": "logs", "partition": 0, "offset": -1}]})),
+        (
+            path,
+            json!({"offsets": [{"topic": "../x", "partition": 0, "offset": 0}]}),
+        ),
+        (
+            path,
+            json!({"offsets": [{"topic": "logs", "partition": 7, "offset": 0}]}),
+        ),
+        (
+            path,
+            json!({"offsets": [{"topic": "logs", "partition": 0, "offset": -1}]}),
+        ),
         (path, json!({"offset": 1})),
         ("/api/v1/groups/..%2F/offsets", commit(1)),
     ] {
         let answer = fixture.post(path, &body).await;
-        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::BAD_REQUEST, "bad_request"), "{body}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (StatusCode::BAD_REQUEST, "bad_request"),
+            "{body}"
+        );
     }
 }
 
@@ -349,7 +460,11 @@ async fn topics_and_metrics_tell_how_far_each_partition_is() {
     let partition = &topics["topics"][0]["partitions"][0];
     assert_eq!(topics["topics"][0]["name"], "logs");
     assert_eq!(
-        (&partition["start_offset"], &partition["end_offset"], &partition["appended_offset"]),
+        (
+            &partition["start_offset"],
+            &partition["end_offset"],
+            &partition["appended_offset"]
+        ),
         (&json!(0), &json!(2), &json!(5))
     );
     assert!(partition["bytes"].as_u64().unwrap() > 0);
@@ -377,14 +492,17 @@ async fn readiness_names_what_is_not_ready() {
     part.running();
     assert_eq!(fixture.get("/readyz").await.status, StatusCode::OK);
     drop(part);
-    assert_eq!(fixture.get("/readyz").await.json()["problems"], json!(["the broker has ended"]));
+    assert_eq!(
+        fixture.get("/readyz").await.json()["problems"],
+        json!(["the broker has ended"])
+    );
     assert_eq!(fixture.get("/healthz").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let fixture = Fixture::new(&[]);
-    let body = json!({"offsets": "x".repeat(crate::limits::HTTP_BODY_BYTES_MAX)});
+    let body = json!({"offsets": "x".repeat(HTTP_BODY_BYTES_MAX)});
     let answer = fixture.post("/api/v1/groups/g/offsets", &body).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -1,13 +1,12 @@
 //! `/api/v1/tokens`: the strings that hosts join with.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::error::ApiError;
-use super::parameter;
+use super::parameter::{self, Segment, Whole};
 use super::time::rfc3339;
 use crate::identity::acl::TopicAcl;
 use crate::identity::tokens::{NewToken, TokenInfo, TokenState};
@@ -46,7 +45,7 @@ pub(super) struct Listed {
 }
 
 #[derive(Serialize)]
-struct Token {
+pub(super) struct Token {
     id: String,
     created: Option<String>,
     expires: Option<String>,
@@ -56,8 +55,15 @@ struct Token {
     state: TokenState,
 }
 
-pub(super) async fn create(State(api): State<Api>, body: Bytes) -> Result<Json<Made>, ApiError> {
-    let order: Order = if body.is_empty() { Order::default() } else { parameter::body(&body)? };
+pub(super) async fn create(
+    State(api): State<Api>,
+    Whole(body): Whole,
+) -> Result<Json<Made>, ApiError> {
+    let order: Order = if body.is_empty() {
+        Order::default()
+    } else {
+        parameter::body(&body)?
+    };
     let topics = TopicAcl::new(order.topics)
         .map_err(|error| ApiError::bad_request(error.to_string(), "\"*\" allows every topic"))?;
     let new = NewToken {
@@ -85,13 +91,19 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Listed>, ApiErro
 
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<Token>, ApiError> {
     let authority = api.authority.clone();
     let shown = id.clone();
-    let revoked = api.blocking.run(move || authority.revoke_token(&id)).await?;
+    let revoked = api
+        .blocking
+        .run(move || authority.revoke_token(&id))
+        .await?;
     let revoked = revoked.ok_or_else(|| {
-        ApiError::not_found(format!("there is no token {shown:?}"), "/api/v1/tokens lists them")
+        ApiError::not_found(
+            format!("there is no token {shown:?}"),
+            "/api/v1/tokens lists them",
+        )
     })?;
     Ok(Json(Token::from(revoked)))
 }

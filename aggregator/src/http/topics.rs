@@ -22,7 +22,8 @@ struct Topic {
 
 #[derive(Serialize)]
 struct Partition {
-    partition: u32,
+    #[serde(rename = "partition")]
+    number: u32,
     start_offset: i64,
     /// Of what is durable: the next offset that a consumer will see.
     end_offset: i64,
@@ -52,7 +53,7 @@ impl From<TopicInfo> for Topic {
 impl From<PartitionInfo> for Partition {
     fn from(info: PartitionInfo) -> Partition {
         Partition {
-            partition: info.partition,
+            number: info.partition,
             start_offset: info.start.get(),
             end_offset: info.durable.get(),
             appended_offset: info.appended.get(),

@@ -114,7 +114,7 @@ fn in_order(opened: impl Iterator<Item = Arc<Partition>>) -> Vec<Arc<Partition>>
 /// Opens all of them, in the order given; on several threads, since each waits for the disk.
 fn open_partitions(shared: &Arc<Shared>, ids: &[TopicPartition]) -> Vec<Arc<Partition>> {
     let open = |id: &TopicPartition| {
-        let config = shared.config.topic(&id.topic).log.clone();
+        let config = shared.config.topic(&id.topic).log;
         Partition::open(shared, id.clone(), config)
     };
     if shared.blocking == Blocking::Inline || ids.len() < 2 {

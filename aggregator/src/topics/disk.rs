@@ -95,7 +95,7 @@ impl Topics {
         gauge.set(DiskCredit(free));
         match (before.is_zero(), free == 0) {
             (false, true) => {
-                tracing::warn!(free = space.free, "disk full: agents keep their lines")
+                tracing::warn!(free = space.free, "disk full: agents keep their lines");
             }
             (true, false) => tracing::info!(free = space.free, "disk has room: agents may send"),
             _ => {}

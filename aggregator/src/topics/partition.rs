@@ -60,7 +60,7 @@ struct WriterState {
 }
 
 enum Writer {
-    Open(PartitionLog),
+    Open(Box<PartitionLog>),
     Failed { attempts: u32, retry_at: Timestamp },
     Closed,
 }
@@ -261,7 +261,7 @@ impl Partition {
             _ => return,
         }
         let storage = Arc::clone(&self.shared.storage);
-        let opened = PartitionLog::open(storage, &self.dir, self.config.clone(), now).and_then(
+        let opened = PartitionLog::open(storage, &self.dir, self.config, now).and_then(
             |(log, recovery)| {
                 self.check_nothing_durable_is_gone(log)
                     .map(|log| (log, recovery))
@@ -272,7 +272,7 @@ impl Partition {
                 self.tell(&recovery);
                 *self.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(log.reader());
                 let durable = log.durable_end();
-                state.writer = Writer::Open(log);
+                state.writer = Writer::Open(Box::new(log));
                 *lock(&self.failure) = None;
                 drop(state);
                 self.publish(durable);

@@ -43,7 +43,7 @@ fn offset(number: i64) -> Offset {
     Offset::new(number).unwrap()
 }
 
-fn config(log_dir: &Path, topics: &[(&str, u32)]) -> TopicsConfig {
+pub(crate) fn config(log_dir: &Path, topics: &[(&str, u32)]) -> TopicsConfig {
     let topic = |partitions| TopicConfig {
         partitions,
         log: LogConfig::default(),
@@ -78,16 +78,16 @@ fn open_on_disk(dir: &Path, topics: &[(&str, u32)]) -> Result<Topics> {
 }
 
 /// A batch of `count` records of producer `producer`, from `sequence` on.
-pub(crate) fn batch(producer: i64, sequence: i32, count: usize) -> Bytes {
+pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Bytes {
     let none = HeaderBlock::new(&[]).unwrap();
     let mut builder = BatchBuilder::new();
     for number in 0..count {
         let value = format!(
             "producer {producer} record {}",
-            i64::from(sequence) + number as i64
+            sequence + number
         );
         builder.push(&NewRecord {
-            timestamp: Timestamp(number as i64),
+            timestamp: Timestamp(number.into()),
             key: None,
             value: value.as_bytes(),
             headers: &none,
@@ -106,7 +106,7 @@ pub(crate) fn batch(producer: i64, sequence: i32, count: usize) -> Bytes {
 }
 
 /// Appends and says at which offset.
-async fn append(partition: &Arc<Partition>, producer: i64, sequence: i32, count: usize) -> i64 {
+async fn append(partition: &Arc<Partition>, producer: i64, sequence: i32, count: i32) -> i64 {
     let standing = partition
         .producer(ProducerId::new(producer).unwrap())
         .await
