@@ -17,6 +17,7 @@ use crate::parts::Parts;
 
 pub mod agents;
 pub mod blocking;
+pub mod broker;
 pub mod config;
 pub mod groups;
 pub mod health;

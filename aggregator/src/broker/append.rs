@@ -1,0 +1,148 @@
+//! One slot: its batches are checked and appended one at a time, and acknowledged when they are in the
+//! log and when they are fsynced.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use commitlog::batch::header::verify;
+use commitlog::error::ErrorKind;
+use commitlog::id::{Offset, Sequence, TopicPartition};
+use commitlog::log::partition::Outcome;
+use commitlog::wire::message::Slot;
+
+use super::credit::Counted;
+use super::session::{Shared, Verdict};
+use crate::limits::CREDIT_WINDOW_MIN;
+use crate::topics::{Generation, Partition};
+
+/// A slot that was accepted.
+pub(super) struct Intake {
+    pub(super) slot: Slot,
+    pub(super) id: TopicPartition,
+    pub(super) partition: Arc<Partition>,
+    pub(super) generation: Generation,
+    /// What was in the log before this session and is not yet known to be fsynced.
+    pub(super) before: Option<(Offset, Sequence)>,
+    /// Ends of batches that wait for their fsync, in order: offset in the log, next sequence.
+    pending: Mutex<VecDeque<(Offset, Sequence)>>,
+    _counted: Counted,
+}
+
+impl Intake {
+    pub(super) fn new(
+        slot: Slot,
+        partition: Arc<Partition>,
+        generation: Generation,
+        before: Option<(Offset, Sequence)>,
+        counted: Counted,
+    ) -> Intake {
+        Intake {
+            slot,
+            id: partition.id().clone(),
+            partition,
+            generation,
+            before,
+            pending: Mutex::default(),
+            _counted: counted,
+        }
+    }
+
+    /// The slot's stream has begun, at `first`.
+    pub(super) fn begins(&self, first: Sequence, shared: &Shared) {
+        if let Some((end, next)) = self.before.filter(|(_, next)| *next == first) {
+            self.wait_for(end, next);
+            self.settle(*self.partition.durable().borrow(), shared);
+        }
+    }
+
+    /// Checks and appends one batch. An error ends the session.
+    pub(super) async fn append(&self, batch: Vec<u8>, shared: &Shared) -> Result<(), Verdict> {
+        let header = verify(&batch).map_err(|error| self.broken(&error.message))?;
+        shared
+            .session()
+            .batch(self.slot, &header)
+            .map_err(|error| Verdict::Protocol(error.message))?;
+        let next = header.next_sequence().unwrap_or_default();
+        let appended = self
+            .partition
+            .append(self.generation, Bytes::from(batch))
+            .await;
+        let appended = appended.map_err(|error| match error.kind {
+            ErrorKind::Input => self.broken(&error.message),
+            // The agent has it in its spool and starts over from what is in the log.
+            _ => Verdict::StartOver(error.message),
+        })?;
+        match appended.outcome {
+            Outcome::Appended | Outcome::Duplicate => {
+                self.wait_for(appended.next_offset, next);
+                shared.session().appended(self.slot, next);
+                self.settle(*self.partition.durable().borrow(), shared);
+                self.grant(shared);
+                shared.news.notify_one();
+                Ok(())
+            }
+            Outcome::Conflict { base_sequence, .. } => {
+                shared.conflict(&self.id);
+                let said = shared.session().conflict(self.slot, base_sequence);
+                shared.news.notify_one();
+                said.map_err(|error| Verdict::Protocol(error.message))?;
+                Err(Verdict::SlotEnds)
+            }
+            Outcome::OutOfOrder { expected } => Err(Verdict::StartOver(format!(
+                "{}: the log goes on at sequence {expected}",
+                self.id
+            ))),
+            Outcome::Fenced { .. } => Err(shared.fenced()),
+        }
+    }
+
+    /// Acknowledges what is fsynced as the partition's watermark passes it, for ever.
+    pub(super) async fn watch(&self, shared: &Shared) {
+        let mut durable = self.partition.durable();
+        while durable.changed().await.is_ok() {
+            let upto = *durable.borrow_and_update();
+            if self.settle(upto, shared) {
+                shared.news.notify_one();
+            }
+        }
+    }
+
+    /// Lets the agent send more, unless memory or disk are short.
+    pub(super) fn grant(&self, shared: &Shared) {
+        let window = shared.broker.budget.window();
+        let mut session = shared.session();
+        let left = session.credit_left(self.slot);
+        if left < (window / 2).max(CREDIT_WINDOW_MIN / 2) && !shared.broker.topics.disk().is_zero()
+        {
+            session.grant(self.slot, window);
+        }
+    }
+
+    fn wait_for(&self, end: Offset, next: Sequence) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.push_back((end, next));
+    }
+
+    /// Tells what became durable. Says whether anything did.
+    fn settle(&self, durable: Offset, shared: &Shared) -> bool {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = None;
+        while let Some(&(end, next)) = pending.front()
+            && end <= durable
+        {
+            settled = Some(next);
+            pending.pop_front();
+        }
+        let Some(next) = settled else {
+            return false;
+        };
+        // Under the lock, so that two who settle at once tell it in order.
+        shared.session().durable(self.slot, next);
+        true
+    }
+
+    fn broken(&self, message: &str) -> Verdict {
+        Verdict::Protocol(format!("{}: {message}", self.id))
+    }
+}

@@ -1,0 +1,221 @@
+//! Takes batches from agents into topics.
+//!
+//! ```text
+//! Broker (here)    what all connections share          transport   the sockets
+//!   quic, tcp      listeners: handshake, ALPN, who is it
+//!   session        one session: Hello, acknowledgements, credits
+//!     streams      bytes → batches
+//!     append       one slot: check, append, two watermarks
+//!   fence          one connection per producer         credit      memory, windows, linger
+//! ```
+//!
+//! Invariants:
+//! - Nobody is heard before the certificate was checked; what an agent says of itself is never taken
+//!   for its identity.
+//! - A batch is appended only after its CRC, producer, epoch, sequence and credit were checked.
+//! - `durable` is told only after the fsync that covers it.
+//! - Once a newer connection of a producer is answered, nothing of an older one reaches a log.
+//! - A hostile peer costs bounded memory and time: every length, count and wait has a limit.
+
+mod append;
+mod credit;
+mod fence;
+mod peer;
+mod quic;
+mod session;
+mod streams;
+mod tcp;
+pub mod transport;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use commitlog::error::{Error, ErrorKind, Result};
+use commitlog::limits::WIRE_LIST_MAX;
+use commitlog::wire::message::{Refusal, RefusalCode, ToProducer};
+use config::join::refusal as identity;
+use config::value::HostPort;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agents::Agents;
+use crate::identity::Authority;
+use crate::identity::enrol::{Enrolment, Handshake, Offer};
+use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
+use crate::topics::Topics;
+use credit::Budget;
+use fence::Fence;
+use peer::ControlWriter;
+use transport::Transport;
+
+/// The broker; clones are the same.
+#[derive(Clone)]
+pub struct Broker(Arc<Shared>);
+
+/// What all connections share.
+pub struct Shared {
+    topics: Topics,
+    authority: Authority,
+    agents: Agents,
+    /// Where agents may connect, for those that join.
+    advertised: Vec<HostPort>,
+    transport: Arc<dyn Transport>,
+    budget: Budget,
+    fence: Fence,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    handshakes: AtomicUsize,
+}
+
+impl std::ops::Deref for Broker {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What a broker is made of.
+pub struct BrokerParts {
+    /// Where batches go.
+    pub topics: Topics,
+    /// Who may connect.
+    pub authority: Authority,
+    /// Where connected agents are listed.
+    pub agents: Agents,
+    /// Where agents may connect, for those that join.
+    pub advertised: Vec<HostPort>,
+    /// The network.
+    pub transport: Arc<dyn Transport>,
+}
+
+impl Broker {
+    /// A broker that does not listen yet.
+    pub fn new(parts: BrokerParts) -> Broker {
+        Broker(Arc::new(Shared {
+            topics: parts.topics,
+            authority: parts.authority,
+            agents: parts.agents,
+            advertised: parts.advertised,
+            transport: parts.transport,
+            budget: Budget::new(),
+            fence: Fence::default(),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            handshakes: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Listens by QUIC and TCP on one port, and says which. Port 0 takes a free one.
+    pub async fn listen(&self, at: SocketAddr) -> Result<SocketAddr> {
+        let endpoint = quic::bind(self, at)?;
+        let bound = endpoint
+            .local_addr()
+            .map_err(|error| Error::io(format!("{at}"), error))?;
+        let tcp = self.transport.tcp(bound).await;
+        let tcp = tcp.map_err(|error| cannot_listen(bound, "TCP", error))?;
+        self.tasks.spawn(quic::serve(self.clone(), endpoint));
+        self.tasks.spawn(tcp::serve(self.clone(), tcp)?);
+        Ok(bound)
+    }
+
+    /// Says goodbye to all agents; returns when their appends have ended and nothing more comes.
+    pub async fn shut_down(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_GRACE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections are still open at the end of the grace");
+        }
+    }
+
+    /// Admits one more handshake, unless too many are under way or connected.
+    fn admit(&self) -> Option<Handshaking> {
+        let admitted = Handshaking(self.clone());
+        let under_way = self.handshakes.fetch_add(1, Ordering::Relaxed);
+        let room = under_way < HANDSHAKES_MAX && self.tasks.len() < CONNECTIONS_MAX;
+        room.then_some(admitted)
+    }
+}
+
+/// A handshake under way.
+struct Handshaking(Broker);
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn cannot_listen(at: SocketAddr, how: &str, error: std::io::Error) -> Error {
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another process has this port; stop it (`ss -lntup` names it) or change `listen.quic`"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this host does not have that address; change `listen.quic`"
+        }
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need root; change `listen.quic`",
+        _ => "check `listen.quic`",
+    };
+    let message = format!("cannot listen on {at} by {how}: {error}: {advice}");
+    Error {
+        kind: ErrorKind::Input,
+        message,
+        source: Some(error),
+    }
+}
+
+fn refusal(code: RefusalCode, message: String) -> Refusal {
+    let retry_after = match code {
+        RefusalCode::Closed | RefusalCode::Overloaded => Duration::from_secs(1),
+        RefusalCode::Protocol => Duration::from_secs(5),
+        _ => Duration::from_secs(30),
+    };
+    Refusal {
+        code,
+        message,
+        retry_after,
+    }
+}
+
+/// Serves one enrolment.
+async fn enrol(
+    broker: &Broker,
+    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
+    handshake: Handshake,
+) {
+    let address = handshake.address;
+    let topics = broker.topics.list().into_iter().map(|topic| {
+        let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        (topic.name, count)
+    });
+    let offer = Offer {
+        aggregators: broker.advertised.clone(),
+        topics: topics.take(WIRE_LIST_MAX).collect(),
+    };
+    match broker.authority.enrol(stream, handshake, offer).await {
+        Ok(Enrolment::Joined(agent)) => tracing::info!(%agent, %address, "agent joined"),
+        Ok(Enrolment::Refused(refused)) => tracing::warn!(%address, "not joined: {refused}"),
+        Err(error) => tracing::debug!(%address, %error, "enrolment broken off"),
+    }
+}
+
+/// Tells somebody whose certificate is not good what to do, and closes.
+async fn refuse(mut writer: ControlWriter, address: SocketAddr, refused: &identity::Refusal) {
+    tracing::warn!(%address, "agent refused: {refused}");
+    let code = match refused.code {
+        identity::Code::CertificateMissing => RefusalCode::NoCertificate,
+        identity::Code::AgentRevoked => RefusalCode::Revoked,
+        _ => RefusalCode::BadCertificate,
+    };
+    let mut bytes = Vec::new();
+    ToProducer::Refused(refusal(code, refused.to_string())).encode(&mut bytes);
+    if writer.write(bytes).await.is_ok() {
+        writer.close().await;
+    }
+}
