@@ -4,6 +4,7 @@ pub mod ambient;
 pub mod config;
 pub mod limits;
 pub mod pipeline;
+pub mod producer;
 pub mod router;
 pub mod sources;
 pub mod spool;

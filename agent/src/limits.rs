@@ -166,3 +166,6 @@ pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// One exchange of enrolment once connected: a round trip, and an fsync that may be slow.
 pub const JOIN_EXCHANGE_MAX: Duration = Duration::from_secs(20);
+
+/// A partition that was refused is asked for again after this time at least.
+pub const SLOT_RETRY_MIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,492 @@
+//! One session with one aggregator: drives [`ProducerSession`] over a [`Link`].
+//!
+//! One task owns the control stream; one more per slot reads the spool and writes the slot's stream.
+//! They share the session behind a mutex that is never held across an await.
+//!
+//! A session whose producer id turned out to be shared, or whose spool has a hole, is not simply left:
+//! it stops sending, waits until what it has sent is acknowledged as durable, and only then asks for a
+//! new id, so that little or nothing is sent twice under two ids.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use commitlog::id::{Offset, TopicPartition};
+use commitlog::limits::SESSION_PARTITIONS_MAX;
+use commitlog::wire::control::Liveness;
+use commitlog::wire::message::{Hello, Loss, Progress, Refusal, Slot, Status};
+use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
+use commitlog::wire::resume::{Resume, Sendable, resume};
+use commitlog::wire::{VERSION_MAX, VERSION_MIN};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Producer;
+use super::connect::Link;
+use super::send::{Sender, SlotState};
+use super::stream::Channel;
+use crate::limits::{RENEWAL_CHECK_EVERY, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY};
+use crate::spool::Hints;
+
+/// How a session ended.
+pub(super) enum End {
+    /// The connection broke, or the peer broke a rule.
+    Lost(String),
+    /// The aggregator ended it.
+    By(Ending),
+    /// A new producer id is needed.
+    NewProducer(String),
+    /// Everything is sent, or the grace is over.
+    Shutdown,
+    /// A better connection waits.
+    Superseded(Link),
+}
+
+/// What a session has come to.
+pub(super) struct Outcome {
+    pub(super) end: End,
+    /// Whether the aggregator accepted the Hello: the address and our identity are good.
+    pub(super) was_live: bool,
+    /// Whether anything was acknowledged: the transport carries data both ways.
+    pub(super) made_progress: bool,
+}
+
+/// What the tasks of a session share.
+pub(super) struct Shared {
+    pub(super) producer: Producer,
+    session: Mutex<ProducerSession>,
+    started: Instant,
+}
+
+impl Shared {
+    pub(super) fn session(&self) -> MutexGuard<'_, ProducerSession> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    channel: Channel,
+    slots: BTreeMap<Slot, Arc<SlotState>>,
+    named: usize,
+    senders: JoinSet<Result<(), String>>,
+    /// Partitions that were refused, and when to ask again.
+    refused: Vec<(Instant, TopicPartition)>,
+    /// Set once sending stops: why, and what follows.
+    stopping: Option<Stopping>,
+    was_live: bool,
+    made_progress: bool,
+    status: Interval,
+    renewal: Interval,
+}
+
+enum Stopping {
+    /// Leaves once all of the spool is acknowledged.
+    Shutdown { deadline: Instant },
+    /// Leaves once all that was sent is acknowledged.
+    NewProducer { reason: String, deadline: Instant },
+}
+
+/// Runs a session to its end. `better` gives a better connection when there is one.
+pub(super) async fn run(
+    producer: &Producer,
+    link: Link,
+    shutdown: &CancellationToken,
+    better: impl Future<Output = Link>,
+) -> Outcome {
+    let liveness = match &link {
+        Link::Quic(_) => Liveness::Transport,
+        Link::Tcp(_) => Liveness::Session,
+    };
+    let opened = Channel::open(link).await;
+    let hello = hello(producer);
+    let named = hello.partitions.len();
+    let session = ProducerSession::new(hello, liveness, Duration::ZERO);
+    let (channel, session) = match (opened, session) {
+        (Ok(channel), Ok(session)) => (channel, session),
+        (Err(error), _) => return Outcome::lost(error),
+        (_, Err(error)) => return Outcome::lost(error.message),
+    };
+    let driver = Driver {
+        shared: Arc::new(Shared {
+            producer: producer.clone(),
+            session: Mutex::new(session),
+            started: Instant::now(),
+        }),
+        channel,
+        slots: BTreeMap::new(),
+        named,
+        senders: JoinSet::new(),
+        refused: Vec::new(),
+        stopping: None,
+        was_live: false,
+        made_progress: false,
+        status: ticks(STATUS_EVERY),
+        renewal: ticks(RENEWAL_CHECK_EVERY),
+    };
+    driver.run(shutdown, better).await
+}
+
+impl Outcome {
+    fn lost(error: String) -> Outcome {
+        Outcome {
+            end: End::Lost(error),
+            was_live: false,
+            made_progress: false,
+        }
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn hello(producer: &Producer) -> Hello {
+    let mut partitions = producer.spool.partitions();
+    partitions.truncate(SESSION_PARTITIONS_MAX);
+    Hello {
+        versions: VERSION_MIN..=VERSION_MAX,
+        producer: producer.spool.producer_id(),
+        epoch: producer.spool.epoch(),
+        replaces: producer.spool.replaced_producer_id(),
+        host: producer.host.name.clone(),
+        machine_id: producer.host.machine_id.clone(),
+        boot_id: producer.host.boot_id.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        partitions,
+    }
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        shutdown: &CancellationToken,
+        better: impl Future<Output = Link>,
+    ) -> Outcome {
+        let mut better = std::pin::pin!(better);
+        let end = match self.drive(shutdown, better.as_mut()).await {
+            Ok(end) => end,
+            Err(error) => End::Lost(error),
+        };
+        self.senders.shutdown().await;
+        if !matches!(end, End::Lost(_)) {
+            let goodbye = self.shared.session().goodbye("leaving");
+            // Courtesy only: the aggregator notices a closed connection as well.
+            if goodbye.is_ok() && self.flush().await.is_err() {
+                tracing::debug!("the aggregator left first");
+            }
+        }
+        self.channel.close().await;
+        Outcome {
+            end,
+            was_live: self.was_live,
+            made_progress: self.made_progress,
+        }
+    }
+
+    async fn drive(
+        &mut self,
+        shutdown: &CancellationToken,
+        mut better: std::pin::Pin<&mut impl Future<Output = Link>>,
+    ) -> Result<End, String> {
+        let mut changed = self.shared.producer.spool.changed();
+        let mut turn = ticks(Duration::from_secs(1));
+        loop {
+            self.flush().await?;
+            if let Some(end) = self.is_done() {
+                return Ok(end);
+            }
+            tokio::select! {
+                received = self.channel.reader.read() => {
+                    let bytes = received?.ok_or("the aggregator closed the connection")?;
+                    let now = self.shared.now();
+                    let taken = self.shared.session().received(&bytes, now);
+                    taken.map_err(|error| error.message)?;
+                    if let Some(end) = self.take_events().await? {
+                        return Ok(end);
+                    }
+                }
+                alive = changed.changed() => {
+                    alive.map_err(|_| "the spool is closed")?;
+                    self.spool_changed()?;
+                }
+                Some(ended) = self.senders.join_next() => self.sender_ended(ended)?,
+                _ = turn.tick() => {
+                    let now = self.shared.now();
+                    self.shared.session().turn(now).map_err(|error| error.message)?;
+                    self.ask_again()?;
+                }
+                _ = self.status.tick() => self.tell_status()?,
+                _ = self.renewal.tick() => self.renew_certificate()?,
+                () = shutdown.cancelled(), if self.stopping.is_none() => {
+                    let deadline = Instant::now() + SHUTDOWN_GRACE;
+                    self.stopping = Some(Stopping::Shutdown { deadline });
+                }
+                link = better.as_mut(), if self.stopping.is_none() => {
+                    return Ok(End::Superseded(link));
+                }
+            }
+        }
+    }
+
+    /// Writes what the session has to say.
+    async fn flush(&mut self) -> Result<(), String> {
+        let now = self.shared.now();
+        let bytes = self.shared.session().output(now);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.channel.writer.write(bytes.into()).await
+    }
+
+    /// Whether what the session still waited for before it stops has come.
+    fn is_done(&self) -> Option<End> {
+        let stopping = self.stopping.as_ref()?;
+        let states = self.slots.values();
+        match stopping {
+            Stopping::Shutdown { deadline } => {
+                let spool = &self.shared.producer.spool;
+                let empty = |it: &TopicPartition| {
+                    let range = spool.range(it);
+                    range.start >= range.durable_end
+                };
+                let done = spool.partitions().iter().all(empty) || Instant::now() >= *deadline;
+                done.then_some(End::Shutdown)
+            }
+            Stopping::NewProducer { reason, deadline } => {
+                let settled = |it: &Arc<SlotState>| it.is_settled(&self.shared);
+                let done = states.into_iter().all(settled) || Instant::now() >= *deadline;
+                done.then(|| End::NewProducer(reason.clone()))
+            }
+        }
+    }
+
+    async fn take_events(&mut self) -> Result<Option<End>, String> {
+        loop {
+            let event = self.shared.session().event();
+            let Some(event) = event else {
+                return Ok(None);
+            };
+            match event {
+                ProducerEvent::Hints(hints) => {
+                    self.was_live = true;
+                    self.shared.producer.spool.apply_hints(Hints {
+                        linger: hints.linger,
+                        partitions: hints.partitions,
+                    });
+                }
+                ProducerEvent::Opened(slot, progress) => self.opened(slot, progress).await?,
+                ProducerEvent::SlotRefused(slot, refusal) => self.slot_refused(slot, &refusal),
+                ProducerEvent::Durable(slot, upto) => self.durable(slot, upto),
+                ProducerEvent::CreditGrew(slot) => {
+                    if let Some(state) = self.slots.get(&slot) {
+                        state.wake.notify_one();
+                    }
+                }
+                ProducerEvent::Renewed(renewed) => {
+                    if let Err(error) = self.shared.producer.identity.renewed(&renewed) {
+                        tracing::error!(error, "the new certificate cannot be used");
+                    }
+                }
+                ProducerEvent::Conflict(slot) => {
+                    let partition = self.shared.session().partition(slot).cloned();
+                    let partition = partition.map(|it| it.to_string()).unwrap_or_default();
+                    self.stop_for_new_producer(format!(
+                        "{partition}: somebody else has used this producer id"
+                    ));
+                }
+                ProducerEvent::Ended(ending) => return Ok(Some(End::By(ending))),
+            }
+        }
+    }
+
+    async fn opened(&mut self, slot: Slot, progress: Option<Progress>) -> Result<(), String> {
+        let partition = self.shared.session().partition(slot).cloned();
+        let partition = partition.ok_or("the aggregator opened a slot that was not named")?;
+        let spool = self.shared.producer.spool.clone();
+        let look_up = {
+            let partition = partition.clone();
+            move || {
+                let range = spool.range(&partition);
+                let sendable = Sendable {
+                    start: range.start,
+                    end: range.durable_end,
+                };
+                resume(sendable, progress, |sequence| {
+                    spool.batch_crc_at(&partition, sequence)
+                })
+            }
+        };
+        let resumed = self.shared.producer.blocking.run(look_up).await;
+        match resumed.map_err(|error| format!("{partition}: {error}"))? {
+            Resume::At { next, durable } => self.start(slot, partition, next, durable).await,
+            Resume::Conflict(conflict) => {
+                self.stop_for_new_producer(format!("{partition}: {conflict}"));
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(
+        &mut self,
+        slot: Slot,
+        partition: TopicPartition,
+        next: Offset,
+        durable: Offset,
+    ) -> Result<(), String> {
+        self.shared.producer.spool.acknowledge(&partition, durable);
+        let header = self.shared.session().start(slot, next, durable);
+        let header = header.map_err(|error| error.message)?;
+        let state = Arc::new(SlotState::new(slot, partition));
+        self.slots.insert(slot, Arc::clone(&state));
+        let mut writer = self.channel.open_slot(slot).await?;
+        writer.write(header.encode().into()).await?;
+        if self.is_draining() {
+            state.stop();
+        }
+        let sender = Sender {
+            shared: Arc::clone(&self.shared),
+            state,
+            writer,
+        };
+        self.senders.spawn(sender.run());
+        Ok(())
+    }
+
+    fn slot_refused(&mut self, slot: Slot, refusal: &Refusal) {
+        let Some(partition) = self.shared.session().partition(slot).cloned() else {
+            return;
+        };
+        let refusals = &self.shared.producer.refusals;
+        refusals.report(&partition.to_string(), refusal);
+        let again = Instant::now() + refusal.retry_after.max(SLOT_RETRY_MIN);
+        self.refused.push((again, partition));
+    }
+
+    /// Asks again for partitions that were refused a while ago, each as a new slot.
+    fn ask_again(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        let (due, wait) = self.refused.drain(..).partition(|(at, _)| *at <= now);
+        self.refused = wait;
+        let due: Vec<(Instant, TopicPartition)> = due;
+        for (_, partition) in due {
+            let opened = self.shared.session().open(&partition);
+            opened.map_err(|error| error.message)?;
+        }
+        Ok(())
+    }
+
+    fn durable(&mut self, slot: Slot, upto: Offset) {
+        self.made_progress = true;
+        if let Some(state) = self.slots.get(&slot) {
+            self.shared
+                .producer
+                .spool
+                .acknowledge(&state.partition, upto);
+        }
+    }
+
+    fn spool_changed(&mut self) -> Result<(), String> {
+        let spool = &self.shared.producer.spool;
+        for state in self.slots.values() {
+            if state.grew_to(spool.range(&state.partition).durable_end) {
+                state.wake.notify_one();
+            }
+        }
+        let partitions = spool.partitions();
+        if partitions.len() <= self.named || self.is_draining() {
+            return Ok(());
+        }
+        let mut session = self.shared.session();
+        if !session.is_live() {
+            return Ok(());
+        }
+        for partition in &partitions {
+            let is_named = (0..).map(Slot).map_while(|slot| session.partition(slot));
+            if is_named.into_iter().any(|it| it == partition) {
+                continue;
+            }
+            if self.named >= SESSION_PARTITIONS_MAX {
+                tracing::error!(
+                    %partition,
+                    "more than {SESSION_PARTITIONS_MAX} partitions: these wait; use fewer topics"
+                );
+                break;
+            }
+            session.open(partition).map_err(|error| error.message)?;
+            self.named += 1;
+        }
+        Ok(())
+    }
+
+    fn sender_ended(
+        &mut self,
+        ended: Result<Result<(), String>, tokio::task::JoinError>,
+    ) -> Result<(), String> {
+        match ended {
+            Ok(Ok(())) => {
+                // The sender met a hole in the spool. What lies behind it needs a new producer id.
+                self.stop_for_new_producer("damaged batches were skipped".to_owned());
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(panicked) => Err(format!("a sender failed: {panicked}")),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.stopping, Some(Stopping::NewProducer { .. }))
+    }
+
+    fn stop_for_new_producer(&mut self, reason: String) {
+        if self.is_draining() {
+            return;
+        }
+        for state in self.slots.values() {
+            state.stop();
+        }
+        let deadline = Instant::now() + SHUTDOWN_GRACE;
+        self.stopping = Some(Stopping::NewProducer { reason, deadline });
+    }
+
+    fn tell_status(&self) -> Result<(), String> {
+        let spool = &self.shared.producer.spool;
+        let fill = spool.fill();
+        let mut losses: BTreeMap<String, u64> = BTreeMap::new();
+        for ((_, reason), loss) in spool.losses() {
+            *losses.entry(format!("{reason}_records")).or_default() += loss.records;
+            *losses.entry(format!("{reason}_bytes")).or_default() += loss.bytes;
+        }
+        let counted = losses.into_iter().filter(|(_, count)| *count > 0);
+        let status = Status {
+            lag_bytes: fill.unacknowledged_bytes,
+            lag_records: fill.unacknowledged_records,
+            losses: counted
+                .map(|(reason, count)| Loss { reason, count })
+                .collect(),
+        };
+        let mut session = self.shared.session();
+        if !session.is_live() {
+            return Ok(());
+        }
+        session.status(status).map_err(|error| error.message)
+    }
+
+    fn renew_certificate(&self) -> Result<(), String> {
+        let mut session = self.shared.session();
+        if !session.is_live() {
+            return Ok(());
+        }
+        match self.shared.producer.identity.renewal() {
+            Some(request) => session.renew(request).map_err(|error| error.message),
+            None => Ok(()),
+        }
+    }
+}
