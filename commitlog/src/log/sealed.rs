@@ -177,6 +177,7 @@ pub(super) fn rebuild(
             times.push(header.max_timestamp, entry.last, position);
         }
     })?;
+    times.complete();
     Ok(Sealed {
         base,
         end,

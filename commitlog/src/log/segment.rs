@@ -131,6 +131,9 @@ impl SegmentWriter {
 
     /// As [`SegmentWriter::flush`]; with producers, it also makes a mark.
     pub(super) fn flush_with(&self, producers: Option<&Producers>) -> Flush {
+        if producers.is_some() {
+            self.active.grown_mut().times.complete();
+        }
         let grown = self.active.grown();
         let mut index_bytes = Vec::new();
         let new = grown.entries.get(self.index_written..).unwrap_or_default();

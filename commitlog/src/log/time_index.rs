@@ -3,8 +3,9 @@
 //! 12 bytes an entry, big-endian, as Kafka writes them: a timestamp (8), and less the segment's base
 //! the last offset of the batch that first bore it (4). Records' timestamps are event time and come in
 //! any order, so the entries hold the running maximum and both columns only grow. An entry is made at
-//! most every [`TIME_INDEX_INTERVAL_BYTES`] of log; a look-up takes the last entry before the time
-//! sought and reads batch headers from there.
+//! most every [`TIME_INDEX_INTERVAL_BYTES`] of log, and one whenever the file is written, because Kafka
+//! takes the last entry of a closed segment for the segment's latest timestamp. A look-up takes the last
+//! entry before the time sought and reads batch headers from there.
 
 use crate::id::Timestamp;
 use crate::limits::TIME_INDEX_INTERVAL_BYTES;
@@ -26,6 +27,8 @@ pub(super) struct TimeIndex {
     pub(super) entries: Vec<TimeEntry>,
     /// The latest timestamp of the segment, `None` while it is empty.
     pub(super) max: Option<Timestamp>,
+    /// Its entry, where it has none yet.
+    due: Option<TimeEntry>,
     entered_at: Option<u64>,
 }
 
@@ -40,6 +43,7 @@ impl TimeIndex {
             entered_at: (!entries.is_empty()).then_some(log_bytes),
             entries,
             max,
+            due: None,
         }
     }
 
@@ -49,17 +53,20 @@ impl TimeIndex {
             return;
         }
         self.max = Some(max_timestamp);
-        let due = match self.entered_at {
-            None => true,
-            Some(at) => position.saturating_sub(at) >= TIME_INDEX_INTERVAL_BYTES,
-        };
-        if due {
+        self.due = Some(TimeEntry {
+            timestamp: max_timestamp,
+            last,
+        });
+        let is_far = |at: u64| position.saturating_sub(at) >= TIME_INDEX_INTERVAL_BYTES;
+        if self.entered_at.is_none_or(is_far) {
             self.entered_at = Some(position);
-            self.entries.push(TimeEntry {
-                timestamp: max_timestamp,
-                last,
-            });
+            self.complete();
         }
+    }
+
+    /// Makes the last entry that of the latest timestamp.
+    pub(super) fn complete(&mut self) {
+        self.entries.extend(self.due.take());
     }
 }
 
