@@ -28,7 +28,7 @@ mod tcp;
 pub mod transport;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::Agents;
-use crate::identity::Authority;
+use crate::identity::{Authority, reachable_at};
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
 use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
 use crate::topics::Topics;
@@ -59,8 +59,9 @@ pub struct Shared {
     topics: Topics,
     authority: Authority,
     agents: Agents,
-    /// Where agents may connect, for those that join.
+    /// Where agents may connect, for those that join; empty for where it listens.
     advertised: Vec<HostPort>,
+    listening: OnceLock<SocketAddr>,
     transport: Arc<dyn Transport>,
     budget: Budget,
     fence: Fence,
@@ -85,7 +86,7 @@ pub struct BrokerParts {
     pub authority: Authority,
     /// Where connected agents are listed.
     pub agents: Agents,
-    /// Where agents may connect, for those that join.
+    /// Where agents may connect, for those that join; empty for where it listens.
     pub advertised: Vec<HostPort>,
     /// The network.
     pub transport: Arc<dyn Transport>,
@@ -99,6 +100,7 @@ impl Broker {
             authority: parts.authority,
             agents: parts.agents,
             advertised: parts.advertised,
+            listening: OnceLock::new(),
             transport: parts.transport,
             budget: Budget::new(),
             fence: Fence::default(),
@@ -118,7 +120,15 @@ impl Broker {
         let tcp = tcp.map_err(|error| cannot_listen(bound, "TCP", error))?;
         self.tasks.spawn(quic::serve(self.clone(), endpoint));
         self.tasks.spawn(tcp::serve(self.clone(), tcp)?);
+        self.listening.get_or_init(|| bound);
         Ok(bound)
+    }
+
+    fn reachable_at(&self) -> Vec<HostPort> {
+        match self.listening.get() {
+            Some(listening) => reachable_at(&self.advertised, *listening),
+            None => self.advertised.clone(),
+        }
     }
 
     /// Says goodbye to all agents; returns when their appends have ended and nothing more comes.
@@ -195,7 +205,7 @@ async fn enrol(
         (topic.name, count)
     });
     let offer = Offer {
-        aggregators: broker.advertised.clone(),
+        aggregators: broker.reachable_at(),
         topics: topics.take(WIRE_LIST_MAX).collect(),
     };
     match broker.authority.enrol(stream, handshake, offer).await {
