@@ -16,9 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::agents::{AgentRow, Agents};
 use crate::blocking::Blocking;
+use crate::broker::transport::SystemTransport;
+use crate::broker::{Broker, BrokerParts};
 use crate::config::{AggregatorConfig, Auth};
 use crate::groups::Groups;
-use crate::health::Health;
+use crate::health::{Alive, Health};
 use crate::http::{self, Api, Gate, Origins};
 use crate::identity::{Authority, reachable_at};
 use crate::limits::{AGENTS_WRITE_INTERVAL, STOP_MAX};
@@ -33,6 +35,8 @@ pub struct Running {
     pub quic_addr: SocketAddr,
     /// Where people and consumers connect.
     pub http_addr: SocketAddr,
+    broker: Broker,
+    _broker_alive: Alive,
     topics: Topics,
     agents: Agents,
     meta: Arc<Meta>,
@@ -42,9 +46,7 @@ pub struct Running {
     serving: CancellationToken,
     /// What serves agents and consumers.
     servers: TaskTracker,
-    /// Ends what must outlive the servers.
-    upkeep: CancellationToken,
-    upkeep_tasks: TaskTracker,
+    upkeep: Upkeep,
     /// Ended by a part that must not end.
     failed: CancellationToken,
     _lock: Lock,
@@ -59,49 +61,64 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         let (config, parts) = (config.clone(), parts.clone());
         blocking.run(move || Opened::open(&config, &parts)).await?
     };
+    let Opened {
+        lock,
+        telemetry,
+        meta,
+        topics,
+        groups,
+        agents,
+        authority,
+        gate,
+    } = opened;
+    let health = Health::default();
     let http_listener = bind_http(config.listen.http).await?;
     let http_addr = http_listener.local_addr()?;
+    let sync_threads = topics.start_sync_threads(&health)?;
+    let broker = Broker::new(BrokerParts {
+        topics: topics.clone(),
+        authority: authority.clone(),
+        agents: agents.clone(),
+        advertised: config.advertise.clone(),
+        transport: Arc::new(SystemTransport),
+    });
+    let broker_alive = health.expect("the broker");
+    let quic_addr = broker.listen(config.listen.quic).await?;
+    broker_alive.running();
 
+    // From here on nothing can fail, so nothing that is started stays behind.
+    let upkeep = Upkeep::start(&topics, &agents, &meta, &health, blocking);
     let serving = CancellationToken::new();
-    let upkeep = CancellationToken::new();
     let failed = CancellationToken::new();
     let api = Api {
-        topics: opened.topics.clone(),
-        groups: opened.groups.clone(),
-        agents: opened.agents.clone(),
-        authority: opened.authority.clone(),
-        agents_connect_to: reachable_at(&config.advertise, config.listen.quic).into(),
-        telemetry: opened.telemetry.clone(),
-        health: Health::default(),
-        gate: opened.gate.clone(),
+        topics: topics.clone(),
+        groups,
+        agents: agents.clone(),
+        authority,
+        agents_connect_to: reachable_at(&config.advertise, quic_addr).into(),
+        telemetry,
+        health,
+        gate,
         blocking,
         shutdown: serving.clone(),
     };
-    let upkeep_tasks = TaskTracker::new();
-    upkeep_tasks.spawn(maintain(opened.topics.clone(), &api.health, upkeep.clone()));
-    upkeep_tasks.spawn(write_agents(
-        opened.agents.clone(),
-        Arc::clone(&opened.meta),
-        blocking,
-        upkeep.clone(),
-    ));
-    let sync_threads = opened.topics.start_sync_threads(&api.health)?;
     let servers = TaskTracker::new();
     servers.spawn(serve_http(http_listener, api, failed.clone()));
     Ok(Running {
-        quic_addr: config.listen.quic,
+        quic_addr,
         http_addr,
-        topics: opened.topics,
-        agents: opened.agents,
-        meta: opened.meta,
+        broker,
+        _broker_alive: broker_alive,
+        topics,
+        agents,
+        meta,
         blocking,
         sync_threads,
         serving,
         servers,
         upkeep,
-        upkeep_tasks,
         failed,
-        _lock: opened.lock,
+        _lock: lock,
     })
 }
 
@@ -116,12 +133,13 @@ impl Running {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.serving.cancel();
         self.servers.close();
-        let ended = tokio::time::timeout(STOP_MAX / 2, self.servers.wait()).await;
+        let sessions = async {
+            tokio::join!(self.broker.shut_down(), self.servers.wait());
+        };
+        let ended = tokio::time::timeout(STOP_MAX / 2, sessions).await;
         if ended.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
-        self.upkeep.cancel();
-        self.upkeep_tasks.close();
         let close = {
             let (topics, agents, meta) = (self.topics, self.agents, self.meta);
             let sync_threads = self.sync_threads;
@@ -132,7 +150,7 @@ impl Running {
             })
         };
         let closed = tokio::time::timeout(STOP_MAX / 2, async {
-            self.upkeep_tasks.wait().await;
+            self.upkeep.stop().await;
             close.await;
         });
         closed
@@ -233,15 +251,43 @@ async fn serve_http(listener: TcpListener, api: Api, failed: CancellationToken) 
     }
 }
 
-fn maintain(
-    topics: Topics,
-    health: &Health,
+/// What runs beside the servers and outlives them.
+struct Upkeep {
     stop: CancellationToken,
-) -> impl Future<Output = ()> + use<> {
-    let alive = health.expect("maintenance");
-    async move {
-        alive.running();
-        topics.run_maintenance(stop).await;
+    tasks: TaskTracker,
+}
+
+impl Upkeep {
+    fn start(
+        topics: &Topics,
+        agents: &Agents,
+        meta: &Arc<Meta>,
+        health: &Health,
+        blocking: Blocking,
+    ) -> Upkeep {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn({
+            let (topics, alive, stop) =
+                (topics.clone(), health.expect("maintenance"), stop.clone());
+            async move {
+                alive.running();
+                topics.run_maintenance(stop).await;
+            }
+        });
+        tasks.spawn(write_agents(
+            agents.clone(),
+            Arc::clone(meta),
+            blocking,
+            stop.clone(),
+        ));
+        Upkeep { stop, tasks }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 

@@ -14,6 +14,8 @@
 
 mod catalog;
 mod disk;
+#[cfg(test)]
+mod fault_tests;
 mod maintenance;
 mod partition;
 mod settings;

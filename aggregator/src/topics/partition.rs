@@ -261,12 +261,11 @@ impl Partition {
             _ => return,
         }
         let storage = Arc::clone(&self.shared.storage);
-        let opened = PartitionLog::open(storage, &self.dir, self.config, now).and_then(
-            |(log, recovery)| {
+        let opened =
+            PartitionLog::open(storage, &self.dir, self.config, now).and_then(|(log, recovery)| {
                 self.check_nothing_durable_is_gone(log)
                     .map(|log| (log, recovery))
-            },
-        );
+            });
         match opened {
             Ok((log, recovery)) => {
                 self.tell(&recovery);

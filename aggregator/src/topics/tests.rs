@@ -18,28 +18,28 @@ use crate::health::Health;
 
 /// A clock that tests move.
 #[derive(Clone)]
-struct TestClock(Arc<AtomicI64>);
+pub(super) struct TestClock(Arc<AtomicI64>);
 
 impl TestClock {
-    fn new() -> TestClock {
+    pub(super) fn new() -> TestClock {
         TestClock(Arc::new(AtomicI64::new(1_000_000)))
     }
 
-    fn advance(&self, ms: i64) {
+    pub(super) fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::Relaxed);
     }
 
-    fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         let now = Arc::clone(&self.0);
         Arc::new(move || Timestamp(now.load(Ordering::Relaxed)))
     }
 }
 
-fn id(text: &str) -> TopicPartition {
+pub(super) fn id(text: &str) -> TopicPartition {
     text.parse().unwrap()
 }
 
-fn offset(number: i64) -> Offset {
+pub(super) fn offset(number: i64) -> Offset {
     Offset::new(number).unwrap()
 }
 
@@ -59,7 +59,11 @@ pub(crate) fn config(log_dir: &Path, topics: &[(&str, u32)]) -> TopicsConfig {
     }
 }
 
-fn open(config: TopicsConfig, storage: Arc<dyn Storage>, clock: &TestClock) -> Result<Topics> {
+pub(super) fn open(
+    config: TopicsConfig,
+    storage: Arc<dyn Storage>,
+    clock: &TestClock,
+) -> Result<Topics> {
     Topics::open(
         config,
         storage,
@@ -82,10 +86,7 @@ pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Bytes {
     let none = HeaderBlock::new(&[]).unwrap();
     let mut builder = BatchBuilder::new();
     for number in 0..count {
-        let value = format!(
-            "producer {producer} record {}",
-            sequence + number
-        );
+        let value = format!("producer {producer} record {}", sequence + number);
         builder.push(&NewRecord {
             timestamp: Timestamp(number.into()),
             key: None,
@@ -106,7 +107,12 @@ pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Bytes {
 }
 
 /// Appends and says at which offset.
-async fn append(partition: &Arc<Partition>, producer: i64, sequence: i32, count: i32) -> i64 {
+pub(super) async fn append(
+    partition: &Arc<Partition>,
+    producer: i64,
+    sequence: i32,
+    count: i32,
+) -> i64 {
     let standing = partition
         .producer(ProducerId::new(producer).unwrap())
         .await
