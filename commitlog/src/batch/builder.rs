@@ -303,7 +303,8 @@ impl Sealer {
         if run.count == 1 {
             let raw = run.bytes.len();
             return Err(Error::input(format!(
-                "record of {raw} bytes does not compress into a batch of {BATCH_BYTES_MAX} bytes;                  limit the length of lines below that"
+                "record of {raw} bytes does not compress into a batch of {BATCH_BYTES_MAX} bytes; \
+                 limit the length of lines below that"
             )));
         }
         let [first, second] = run.halves()?;
@@ -380,7 +381,7 @@ fn append_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
-/// What a record costs besides its value and its headers, at most: six varints and a byte.
+/// What a record costs besides its key, value and headers, at most: six varints and a byte.
 pub const RECORD_OVERHEAD_MAX: usize = 6 * VARINT_BYTES_MAX + 1;
 
 /// zstd's fastest plain level: level 3 gains 1 to 3 % in size and takes a third longer.
