@@ -14,6 +14,9 @@ use config::fields::{Fields, Section};
 use config::units::{ByteSize, Percent};
 use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
 
+#[cfg(test)]
+mod tests;
+
 /// The whole file.
 #[derive(Debug, Clone)]
 pub struct AggregatorConfig {

@@ -17,6 +17,7 @@ pub mod load;
 mod node;
 pub mod private_file;
 pub mod problem;
+pub mod sample;
 mod suggest;
 pub mod units;
 pub mod value;

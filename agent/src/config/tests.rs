@@ -1,0 +1,71 @@
+use config::load::load_text;
+
+use super::*;
+
+#[test]
+fn the_sample_names_every_option() {
+    let faults = config::sample::faults::<AgentConfig>(include_str!("../../../config/agent.yaml"));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_smallest_file_is_enough() {
+    let loaded = load_text::<AgentConfig>(
+        r#"agent: {data_dir: /var/lib/weir-agent}
+ship: {to: ["127.0.0.1:9347"]}
+logs:
+  app: {files: ["/srv/app/*.log"], topic: logs}
+"#,
+    );
+    let config = loaded.unwrap().config;
+    assert_eq!(config.agent.data_dir, PathBuf::from("/var/lib/weir-agent"));
+    assert_eq!(config.ship.to, ["127.0.0.1:9347".parse().unwrap()]);
+    assert_eq!(config.ship.spool.size, ByteSize::gib(4));
+    let app = &config.logs["app"];
+    assert_eq!(app.files[0].pattern, "/srv/app/*.log");
+    assert_eq!((app.files[0].span.line, app.files[0].span.column), (4, 17));
+    assert_eq!(app.topic, default_topic());
+    assert_eq!(app.start_at, StartAt::Beginning);
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let told = load_text::<AgentConfig>(
+        r"ship: {to: 127.0.0.1, spool: {size: 1MiB}}
+logs:
+  app:
+    file: /srv/app/*.log
+  web:
+    files: /srv/{web/*.log
+    topic: web/access
+    start_at: start
+limits: {memory: 64M, files_open: 0, line: 4MiB}
+",
+    );
+    let told = told.unwrap_err().to_string();
+    let first_lines: Vec<&str> = told
+        .lines()
+        .filter(|line| line.starts_with("config.yaml"))
+        .collect();
+    let expected = [
+        "config.yaml:1:12: `127.0.0.1` is not host:port",
+        "config.yaml:1:37: `1MiB` is too small for a spool",
+        "config.yaml:3:3: `logs.app.files` is missing",
+        "config.yaml:4:5: unknown key `file`",
+        "config.yaml:6:12: `/srv/{web/*.log` is not a pattern: unclosed alternate group; missing \
+         '}' (maybe escape '{' with '[{]'?)",
+        "config.yaml:7:12: topic name \"web/access\" has an illegal character at byte 3; use \
+         letters, digits, '.', '_' and '-'",
+        "config.yaml:8:15: `start` is not possible here",
+        "config.yaml:9:18: `64M` is not a size",
+        "config.yaml:9:35: no file could be open",
+        "config.yaml:9:44: `4MiB` is not possible for a line",
+    ];
+    assert_eq!(first_lines, expected, "{told}");
+}
+
+#[test]
+fn a_file_that_tails_nothing_is_a_mistake() {
+    let told = load_text::<AgentConfig>("logs:\n").unwrap_err().to_string();
+    assert!(told.contains("no files are tailed"), "{told}");
+}
