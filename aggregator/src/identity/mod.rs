@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::Timestamp;
+use commitlog::wire::message::Renewed;
 use config::join::id::{AgentId, AuthorityPin};
 use config::join::message::Binary;
 use config::join::refusal::{Code, Refusal};
@@ -74,17 +75,6 @@ impl std::ops::Deref for Authority {
     fn deref(&self) -> &Inner {
         &self.0
     }
-}
-
-/// A renewed certificate and what to trust from now on, in DER.
-#[derive(Debug, Clone)]
-pub struct Renewed {
-    /// The agent's certificate, then those between it and the authority.
-    pub certificates: Vec<Vec<u8>>,
-    /// The authorities.
-    pub authorities: Vec<Vec<u8>>,
-    /// When the certificate ends.
-    pub expires: Timestamp,
 }
 
 /// Which authority this data directory has had.
@@ -234,7 +224,6 @@ impl Authority {
         Ok(Renewed {
             certificates: vec![issued.certificate.to_vec()],
             authorities: self.authorities.iter().map(|der| der.to_vec()).collect(),
-            expires: issued.expires,
         })
     }
 
