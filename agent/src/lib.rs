@@ -2,6 +2,8 @@
 
 pub mod ambient;
 pub mod config;
+pub mod identity;
+pub mod join;
 pub mod limits;
 pub mod pipeline;
 pub mod producer;
@@ -9,3 +11,6 @@ pub mod router;
 pub mod sources;
 pub mod spool;
 pub mod telemetry;
+
+#[cfg(test)]
+mod testing;

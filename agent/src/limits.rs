@@ -151,7 +151,7 @@ pub const ATTENTION_EVERY: Duration = Duration::from_millis(50);
 pub const QUIET: Duration = Duration::from_secs(5);
 
 /// How long a rotated file stays open after its end: what a late writer adds is still delivered.
-pub const LATE: Duration = Duration::from_secs(60);
+pub const LATE: Duration = Duration::from_mins(1);
 
 /// How long the copy of a truncated file is looked for, and a new file that looks like a copy in the
 /// making is not read.
@@ -159,7 +159,7 @@ pub const COPY_GRACE: Duration = Duration::from_secs(5);
 
 /// A rotated file that goes on being written holds its successor up for at most this long: then both
 /// are read, each in its order.
-pub const HOLD_MAX: Duration = Duration::from_secs(60);
+pub const HOLD_MAX: Duration = Duration::from_mins(1);
 
 /// The file with the agent's identity, or a join under way.
 pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
