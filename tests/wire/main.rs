@@ -1,10 +1,16 @@
 //! Agent's producer and aggregator's broker against each other on loopback: every line arrives once, in
 //! order, over whatever befalls the connection.
 
+mod identity;
+mod network;
 mod rig;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use agent::producer::stats::Connected;
+use network::Firewall;
 use rig::{Agent, Aggregator, numbered_lines, partition, until};
 
 fn any_port() -> SocketAddr {
@@ -34,4 +40,144 @@ async fn spooled_batches_arrive_once_and_are_freed() {
     );
     shipping.stop().await;
     aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_udp_is_left_for_tcp_within_three_seconds_and_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let (agent, logs) = (Agent::new(), partition("logs-0"));
+    let firewall = Arc::new(Firewall::default());
+    firewall.block_udp(true);
+    agent.write_numbered(&logs, 0, 1000);
+    let start = Instant::now();
+    let identity = aggregator.enrol("a").await;
+    let shipping = agent.ship_over(
+        &[aggregator.address],
+        identity,
+        Arc::<Firewall>::clone(&firewall),
+    );
+    until("all is acknowledged", async || agent.is_empty()).await;
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(3), "by TCP after {waited:?}");
+    assert_eq!(shipping.stats.connected(), Connected::Tcp);
+
+    firewall.block_udp(false);
+    let mut written = 1000;
+    until("QUIC is back", async || {
+        agent.write_numbered(&logs, written, 20);
+        written += 20;
+        shipping.stats.connected() == Connected::Quic
+    })
+    .await;
+    agent.write_numbered(&logs, written, 100);
+    written += 100;
+    until("all is acknowledged", async || agent.is_empty()).await;
+    assert_eq!(
+        aggregator.lines(&logs).await,
+        numbered_lines(&logs, written)
+    );
+    shipping.stop().await;
+    aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_cut_at_any_moment_lose_and_repeat_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let (agent, logs) = (Agent::new(), partition("logs-1"));
+    let identity = aggregator.enrol("a").await;
+    let seed = 0x5eed_u64;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut written = 0;
+    for _ in 0..60 {
+        let shipping = agent.ship(&[aggregator.address], Arc::clone(&identity));
+        agent.write_numbered(&logs, written, 200);
+        written += 200;
+        tokio::time::sleep(Duration::from_micros(random.u64(0..12_000))).await;
+        shipping.abort().await;
+    }
+    let shipping = agent.ship(&[aggregator.address], identity);
+    until("all is acknowledged", async || agent.is_empty()).await;
+    let lines = aggregator.lines(&logs).await;
+    assert_eq!(lines, numbered_lines(&logs, written), "seed {seed:#x}");
+    shipping.stop().await;
+    aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregator_that_restarts_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let address = aggregator.address;
+    let (agent, logs) = (Agent::new(), partition("logs-1"));
+    let shipping = agent.ship(&[address], aggregator.enrol("a").await);
+    let mut written = 0;
+    for _ in 0..4 {
+        agent.write_numbered(&logs, written, 300);
+        written += 300;
+        let sessions = shipping.stats.sessions();
+        let authority = aggregator.authority.clone();
+        aggregator.stop().await;
+        aggregator = Aggregator::start_with(dir.path(), address, authority).await;
+        agent.write_numbered(&logs, written, 300);
+        written += 300;
+        until("it connects again", async || {
+            shipping.stats.sessions() > sessions
+        })
+        .await;
+    }
+    until("all is acknowledged", async || agent.is_empty()).await;
+    assert_eq!(
+        aggregator.lines(&logs).await,
+        numbered_lines(&logs, written)
+    );
+    shipping.stop().await;
+    aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_fail_over_and_come_home() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Aggregator::start(dirs[0].path(), any_port()).await;
+    let authority = first.authority.clone();
+    let second = Aggregator::start_with(dirs[1].path(), any_port(), authority).await;
+    let identity = first.enrol("a").await;
+    let (agent, logs) = (Agent::new(), partition("logs-0"));
+    let shipping = agent.ship(&[first.address, second.address], identity);
+    agent.write_numbered(&logs, 0, 300);
+    until("all is acknowledged", async || agent.is_empty()).await;
+    let at_first = first.lines(&logs).await.len();
+    assert!(at_first == 0 || at_first == 300, "one home for all");
+    let (home, other, home_dir) = match at_first {
+        0 => (second, first, &dirs[1]),
+        _ => (first, second, &dirs[0]),
+    };
+
+    let (address, authority) = (home.address, home.authority.clone());
+    home.stop().await;
+    agent.write_numbered(&logs, 300, 300);
+    until("the other takes it", async || agent.is_empty()).await;
+    assert_eq!(
+        other.lines(&logs).await,
+        numbered_lines(&logs, 600)[300..],
+        "what home acknowledged stays there"
+    );
+
+    let home = Aggregator::start_with(home_dir.path(), address, authority).await;
+    let mut written = 600;
+    until("it comes home", async || {
+        agent.write_numbered(&logs, written, 10);
+        written += 10;
+        home.lines(&logs).await.len() > 300
+    })
+    .await;
+    until("all is acknowledged", async || agent.is_empty()).await;
+    let mut all = home.lines(&logs).await;
+    all.extend(other.lines(&logs).await);
+    all.sort();
+    assert_eq!(all, numbered_lines(&logs, written));
+    shipping.stop().await;
+    home.stop().await;
+    other.stop().await;
 }
