@@ -93,11 +93,14 @@ impl Pipeline {
                 flow: &mut self.flow,
                 now,
             };
-            next = next.min(source.turn(now, &mut out));
+            next = next.min(source.turn(&mut out));
         }
         let linger = *self.flow.spool.linger().borrow();
         for destination in &mut self.flow.destinations {
-            if destination.due(linger).is_some_and(|due| due <= now.monotonic) {
+            if destination
+                .due(linger)
+                .is_some_and(|due| due <= now.monotonic)
+            {
                 destination.cut(&self.flow.spool, &self.flow.telemetry, now);
             }
             if destination.is_blocked() {
@@ -132,6 +135,11 @@ impl Pipeline {
 }
 
 impl Outlet<'_> {
+    /// The moment of this turn.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
     /// The spool: positions, notes, losses.
     pub fn spool(&self) -> &Spool {
         &self.flow.spool
@@ -199,7 +207,8 @@ impl Batch<'_> {
 
     /// Adds the last record that this turn or this batch has of a file, with the position it ends at.
     pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Placed) {
-        self.destination.push(value, headers, Some(placed), self.now);
+        self.destination
+            .push(value, headers, Some(placed), self.now);
     }
 
     /// Cuts the batch because the next record does not fit. `Err`: the spool has no room, nothing more
@@ -220,7 +229,8 @@ impl Batch<'_> {
         placed: Placed,
     ) -> Result<(), Refused> {
         self.cut()?;
-        self.destination.push(value, headers, Some(placed), self.now);
+        self.destination
+            .push(value, headers, Some(placed), self.now);
         if self
             .destination
             .cut_alone(self.spool, self.telemetry, self.now)

@@ -7,7 +7,6 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::ambient::Now;
 use crate::pipeline::Outlet;
 
 pub mod file;
@@ -18,7 +17,7 @@ pub trait Source: Send {
     fn name(&self) -> &str;
 
     /// Looks at the world and takes what there is room for, for about a millisecond. Never blocks.
-    fn turn(&mut self, now: Now, out: &mut Outlet<'_>) -> Next;
+    fn turn(&mut self, out: &mut Outlet<'_>) -> Next;
 
     /// Readable when a turn would find something new. `None`: only time tells.
     fn event(&self) -> Option<BorrowedFd<'_>>;

@@ -4,6 +4,7 @@
 //! that says "no such file" is gone: a file that cannot be opened for another reason keeps all that is
 //! known of it.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,8 +16,8 @@ use model::position::FileKey;
 
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
-use super::reader::read_at;
-use super::{Directory, FileSource, Phase, StartAt, WATCH_HINT, kernel};
+use super::reader::{Reader, read_at};
+use super::{Directory, EpochId, FileSource, Phase, StartAt, WATCH_HINT, kernel};
 use crate::ambient::Now;
 use crate::limits::{READ_BYTES, RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
 use crate::pipeline::Outlet;
@@ -30,7 +31,7 @@ pub(super) struct Opened {
 
 impl FileSource {
     /// Looks at every path that matches, and at every path that did.
-    pub(super) fn reconcile(&mut self, now: Now, out: &mut Outlet<'_>) {
+    pub(super) fn reconcile(&mut self, out: &mut Outlet<'_>) {
         let started = Instant::now();
         for directory in &mut self.directories {
             directory.met = false;
@@ -38,6 +39,7 @@ impl FileSource {
         for lineage in self.lineages.iter_mut().flatten() {
             lineage.met = false;
         }
+        let now = out.now();
         let patterns = self.patterns.clone();
         let mut failed = Vec::new();
         patterns.walk(&mut |visit| match visit {
@@ -45,7 +47,7 @@ impl FileSource {
                 let number = self.directory(path);
                 self.directories[number].met = true;
             }
-            Visit::File { dir, name } => self.met(dir, name),
+            Visit::File { dir, name } => self.met(dir, name, now),
             Visit::Failed(path, error) => failed.push((path.to_owned(), error)),
         });
         for (path, error) in failed {
@@ -59,13 +61,9 @@ impl FileSource {
             .map(|lineage| (lineage.directory, lineage.name.clone()))
             .collect();
         self.looks.extend(gone);
-        while let Some((directory, name)) = self.looks.pop_first() {
-            self.look(directory, &name, now, out);
-        }
+        self.look_around(out);
         self.forget_gone(out);
-        if self.phase == Phase::FirstEver {
-            self.phase = Phase::Running;
-        }
+        self.phase = Phase::Running;
         out.spool().remember_source(&self.config.name);
         let pause = if self.unwatched {
             RECONCILE_UNWATCHED
@@ -77,9 +75,9 @@ impl FileSource {
         self.say_counts();
     }
 
-    /// A path that matches is there. Whether it is the known file its inode tells; whether that has
+    /// A path that matches is there. Whether it names the known file its inode tells; whether that has
     /// something new, its length.
-    fn met(&mut self, dir: &Path, name: &OsStr) {
+    fn met(&mut self, dir: &Path, name: &OsStr, now: Now) {
         let directory = self.directory(dir);
         let Some(&index) = self.directories[directory].names.get(name) else {
             self.looks.insert((directory, name.to_owned()));
@@ -90,36 +88,30 @@ impl FileSource {
         };
         lineage.met = true;
         let metadata = fs::metadata(dir.join(name));
-        let same = match (metadata, lineage.named()) {
-            (Ok(metadata), Some(epoch)) if metadata.ino() == epoch.key.inode => {
-                Some(metadata.len() == epoch.size_seen && metadata.nlink() > 0)
+        let named = lineage.named();
+        if let (Ok(metadata), Some(epoch)) = (metadata, named)
+            && metadata.ino() == epoch.key.inode
+        {
+            let size = metadata.len();
+            let differs = size != epoch.offset;
+            epoch.saw_size(size, now.monotonic);
+            if differs {
+                self.queue(index);
             }
-            _ => None,
-        };
-        match same {
-            Some(true) => {}
-            Some(false) => self.queue(index),
-            None => {
-                self.looks.insert((directory, name.to_owned()));
-            }
+            return;
         }
+        self.looks.insert((directory, name.to_owned()));
     }
 
     /// The number of a directory, which is watched from now on.
     pub(super) fn directory(&mut self, path: &Path) -> usize {
-        let number = match self.directory_numbers.get(path) {
-            Some(&number) => number,
-            None => {
-                let number = self.directories.len();
-                self.directory_numbers.insert(path.to_owned(), number);
-                self.directories.push(Directory {
-                    path: path.to_owned(),
-                    names: std::collections::HashMap::new(),
-                    watched: false,
-                    met: true,
-                });
-                number
-            }
+        let number = if let Some(&number) = self.directory_numbers.get(path) {
+            number
+        } else {
+            let number = self.directories.len();
+            self.directory_numbers.insert(path.to_owned(), number);
+            self.directories.push(Directory::new(path));
+            number
         };
         if !self.directories[number].watched {
             self.watch_directory(number);
@@ -134,7 +126,7 @@ impl FileSource {
         let directory = &mut self.directories[number];
         match watch.add(&directory.path, number) {
             Ok(()) => directory.watched = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_absent(&error) => {}
             Err(error) => {
                 if !self.unwatched {
                     tracing::warn!(source = self.config.name, path = %directory.path.display(),
@@ -145,19 +137,26 @@ impl FileSource {
         }
     }
 
+    /// Looks at the paths that something happened to.
+    pub(super) fn look_around(&mut self, out: &mut Outlet<'_>) {
+        while let Some((directory, name)) = self.looks.pop_first() {
+            self.look(directory, &name, out);
+        }
+    }
+
     /// Looks at what a path names now.
-    pub(super) fn look(&mut self, directory: usize, name: &OsStr, now: Now, out: &mut Outlet<'_>) {
+    fn look(&mut self, directory: usize, name: &OsStr, out: &mut Outlet<'_>) {
         let path = self.directories[directory].path.join(name);
         match self.open(&path) {
             Ok(Some(opened)) => {
                 self.unreadable.remove(&path);
-                self.found(directory, name, opened, now, out);
+                self.found(directory, name, opened, out);
             }
             // A directory, a pipe, a device: not for us.
-            Ok(None) => self.path_gone(directory, name, now),
+            Ok(None) => self.path_gone(directory, name, out.now()),
             Err(error) if is_absent(&error) => {
                 self.unreadable.remove(&path);
-                self.path_gone(directory, name, now);
+                self.path_gone(directory, name, out.now());
             }
             Err(error) => self.say_unreadable(&path, &error),
         }
@@ -184,83 +183,66 @@ impl FileSource {
         }))
     }
 
-    fn found(
-        &mut self,
-        directory: usize,
-        name: &OsStr,
-        opened: Opened,
-        now: Now,
-        out: &mut Outlet<'_>,
-    ) {
+    fn found(&mut self, directory: usize, name: &OsStr, opened: Opened, out: &mut Outlet<'_>) {
         let index = self.directories[directory].names.get(name).copied();
         match self.known.get(&opened.key).copied() {
-            Some((owner, number)) if Some(owner) == index => {
-                self.found_again(owner, number, opened, now);
-            }
-            Some((owner, number)) => {
+            Some(id) if Some(id.lineage) == index => self.found_again(id, opened, out.now()),
+            Some(id) => {
                 let index = self.lineage(directory, name);
-                self.detach_named(index, now);
-                if let Some(lineage) = &mut self.lineages[index] {
-                    lineage.alias_of = Some(opened.key);
-                    lineage.met = true;
-                }
+                self.become_alias(index, opened.key, out.now());
                 let path = self.directories[directory].path.join(name);
-                self.found_elsewhere(owner, number, path, opened, now);
+                self.found_elsewhere(id, path, opened, out.now());
             }
-            None if self.is_suspect(directory, name, &opened, now) => {}
-            None => self.begin(directory, name, opened, now, out),
+            None if self.is_suspect(directory, name, &opened, out.now()) => {}
+            None => self.begin(directory, name, opened, out),
         }
     }
 
-    /// The path names the file that it named before.
-    fn found_again(&mut self, index: usize, number: u32, opened: Opened, now: Now) {
-        let Some(lineage) = &mut self.lineages[index] else {
+    /// A path names a file that another lineage reads.
+    pub(super) fn become_alias(&mut self, index: usize, key: FileKey, now: Now) {
+        self.detach_named(index, now);
+        if let Some(lineage) = &mut self.lineages[index] {
+            lineage.alias_of = Some(key);
+            lineage.met = true;
+        }
+    }
+
+    /// The path names a file that it has named before.
+    fn found_again(&mut self, id: EpochId, opened: Opened, now: Now) {
+        let named = self.lineages[id.lineage].as_mut().and_then(Lineage::named);
+        if named.is_some_and(|named| named.number != id.number) {
+            self.detach_named(id.lineage, now);
+        }
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
         lineage.met = true;
         lineage.alias_of = None;
-        let is_last = lineage
-            .epochs
-            .back()
-            .is_some_and(|last| last.number == number);
-        if let Some(epoch) = lineage.epoch(number) {
-            let has_more = opened.size != epoch.offset;
-            let returns = matches!(epoch.life, Life::Detached(_) | Life::Finished(_));
-            if returns && is_last && (has_more || !epoch.is_finished()) {
-                epoch.life = Life::Named;
-            }
+        if let Some(epoch) = lineage.epoch(id.number) {
+            epoch.life = Life::Named;
             epoch.place = None;
-            if has_more && epoch.file.is_none() {
+            epoch.saw_size(opened.size, now.monotonic);
+            if epoch.file.is_none() {
                 epoch.file = Some(opened.file);
+                self.opened(id, now);
             }
         }
-        self.opened(index, number, now);
-        self.queue(index);
+        self.queue(id.lineage);
     }
 
-    /// The path names a file that is read under another path.
-    fn found_elsewhere(
-        &mut self,
-        owner: usize,
-        number: u32,
-        path: PathBuf,
-        opened: Opened,
-        now: Now,
-    ) {
-        let Some(lineage) = &mut self.lineages[owner] else {
-            return;
-        };
-        if let Some(epoch) = lineage.epoch(number) {
+    /// Another path names a file that is or was read here.
+    fn found_elsewhere(&mut self, id: EpochId, path: PathBuf, opened: Opened, now: Now) {
+        if let Some(epoch) = self.epoch(id) {
             if epoch.life != Life::Named {
                 epoch.place = Some(path);
             }
-            if epoch.is_finished() && opened.size > epoch.offset {
+            if epoch.is_finished() && opened.size != epoch.offset {
                 epoch.file = Some(opened.file);
                 epoch.life = Life::Finished(now.monotonic);
-                self.attention.insert(owner);
+                self.attention.insert(id.lineage);
             }
         }
-        self.queue(owner);
+        self.queue(id.lineage);
     }
 
     /// Begins a new epoch with a file that was never met.
@@ -269,9 +251,9 @@ impl FileSource {
         directory: usize,
         name: &OsStr,
         opened: Opened,
-        now: Now,
         out: &mut Outlet<'_>,
     ) {
+        let now = out.now();
         let index = self.lineage(directory, name);
         self.detach_named(index, now);
         let at_end = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
@@ -280,30 +262,44 @@ impl FileSource {
         };
         lineage.met = true;
         lineage.alias_of = None;
+        let path = lineage.path.clone();
         let number = next_number(lineage.last_epoch, now);
-        lineage.last_epoch = Some(number);
         let mut epoch = Epoch::new(number, opened.key, opened.file, now.monotonic);
         if at_end && let Err(error) = self.reader.skip_to_end(&mut epoch) {
-            let path = lineage.path.clone();
-            self.say_unreadable(&path, &error);
-            return;
+            return self.say_unreadable(&path, &error);
         }
-        let noted = epoch.offset > 0;
+        let is_noted = epoch.offset > 0;
+        lineage.last_epoch = Some(number);
         lineage.epochs.push_back(epoch);
-        self.known.insert(opened.key, (index, number));
-        self.opened(index, number, now);
+        let id = EpochId {
+            lineage: index,
+            number,
+        };
+        self.known.insert(opened.key, id);
+        self.opened(id, now);
+        self.follow_link(index, &path);
         self.queue(index);
-        if noted {
-            self.note(index, number, out);
+        if is_noted {
+            self.note(id, out);
+        }
+    }
+
+    /// Where a path is a link, what it leads to is watched too: events come by the real name.
+    fn follow_link(&mut self, index: usize, path: &Path) {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        let real = is_link.then(|| fs::canonicalize(path).ok()).flatten();
+        if let Some(real) = real
+            && let (Some(dir), Some(name)) = (real.parent(), real.file_name())
+        {
+            let directory = self.directory(dir);
+            let names = &mut self.directories[directory].names;
+            names.entry(name.to_owned()).or_insert(index);
         }
     }
 
     /// The path does not name the file that it named.
     pub(super) fn detach_named(&mut self, index: usize, now: Now) {
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
-        };
-        let Some(epoch) = lineage.named() else {
+        let Some(epoch) = self.lineages[index].as_mut().and_then(Lineage::named) else {
             return;
         };
         epoch.life = Life::Detached(now.monotonic);
@@ -332,31 +328,15 @@ impl FileSource {
             return index;
         }
         let path = self.directories[directory].path.join(name);
-        let id = self
-            .reader
-            .hasher()
-            .lineage(&self.config.name, &bytes_of(&path));
-        let lineage = Lineage {
-            id,
-            path,
-            directory,
-            name: name.to_owned(),
-            stream: None,
-            epochs: std::collections::VecDeque::new(),
-            last_epoch: None,
-            alias_of: None,
-            queued: false,
-            met: true,
-        };
-        let index = match self.lineages.iter().position(Option::is_none) {
-            Some(free) if self.lineages.len() > self.known.len() => {
-                self.lineages[free] = Some(lineage);
-                free
-            }
-            _ => {
-                self.lineages.push(Some(lineage));
-                self.lineages.len() - 1
-            }
+        let hasher = self.reader.hasher();
+        let id = hasher.lineage(&self.config.name, &bytes_of(&path));
+        let lineage = Lineage::new(id, path, directory, name.to_owned());
+        let index = if let Some(free) = self.free_lineages.pop() {
+            self.lineages[free] = Some(lineage);
+            free
+        } else {
+            self.lineages.push(Some(lineage));
+            self.lineages.len() - 1
         };
         self.directories[directory]
             .names
@@ -365,43 +345,54 @@ impl FileSource {
     }
 
     fn remove_lineage(&mut self, index: usize) {
-        if let Some(lineage) = self.lineages[index].take() {
-            self.directories[lineage.directory]
-                .names
-                .remove(&lineage.name);
-            self.attention.remove(&index);
-            self.ready.retain(|&queued| queued != index);
+        if self.lineages[index].take().is_none() {
+            return;
         }
+        for directory in &mut self.directories {
+            directory.names.retain(|_, named| *named != index);
+        }
+        self.attention.remove(&index);
+        self.ready.retain(|&queued| queued != index);
+        self.open_files.retain(|id| id.lineage != index);
+        self.free_lineages.push(index);
     }
 
     /// Forgets finished files that no path names any more, and lineages that have no others.
     fn forget_gone(&mut self, out: &mut Outlet<'_>) {
-        let aliased: std::collections::HashSet<FileKey> = self
+        let aliased: HashSet<FileKey> = self
             .lineages
             .iter()
             .flatten()
             .filter_map(|lineage| lineage.alias_of)
             .collect();
-        for index in 0..self.lineages.len() {
-            let Some(lineage) = &mut self.lineages[index] else {
+        let mut empty = Vec::new();
+        for (index, lineage) in self.lineages.iter_mut().enumerate() {
+            let Some(lineage) = lineage else {
                 continue;
             };
-            let id = lineage.id;
+            let is_gone = |epoch: &Epoch| {
+                epoch.is_finished() && epoch.file.is_none() && !aliased.contains(&epoch.key)
+            };
             let known = &mut self.known;
+            let id = lineage.id;
             lineage.epochs.retain(|epoch| {
-                let keep =
-                    !epoch.is_finished() || epoch.file.is_some() || aliased.contains(&epoch.key);
-                if !keep {
-                    if known.get(&epoch.key) == Some(&(index, epoch.number)) {
+                let gone = is_gone(epoch);
+                if gone {
+                    let number = epoch.number;
+                    let lineage = index;
+                    if known.get(&epoch.key) == Some(&EpochId { lineage, number }) {
                         known.remove(&epoch.key);
                     }
-                    out.spool().forget(id, epoch.number);
+                    out.spool().forget(id, number);
                 }
-                keep
+                !gone
             });
             if lineage.epochs.is_empty() && lineage.alias_of.is_none() && !lineage.met {
-                self.remove_lineage(index);
+                empty.push(index);
             }
+        }
+        for index in empty {
+            self.remove_lineage(index);
         }
     }
 
@@ -410,7 +401,6 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
-        let path = lineage.path.clone();
         let Some((_, epoch)) = lineage.current() else {
             return;
         };
@@ -418,100 +408,108 @@ impl FileSource {
             return;
         }
         let (number, key) = (epoch.number, epoch.key);
+        let path = lineage.path.clone();
+        let here = (lineage.directory, lineage.name.clone());
         match self.open(&path) {
             Ok(Some(opened)) if opened.key == key => {
-                if let Some(epoch) = self.epoch(index, number) {
+                let id = EpochId {
+                    lineage: index,
+                    number,
+                };
+                if let Some(epoch) = self.epoch(id) {
                     epoch.file = Some(opened.file);
                 }
-                self.opened(index, number, now);
+                self.opened(id, now);
             }
-            // It was rotated while it was closed: the look finds out what happened.
-            Ok(_) => self.look_soon(index),
-            Err(error) if is_absent(&error) => self.look_soon(index),
-            Err(error) => self.say_unreadable(&path, &error),
+            Err(error) if !is_absent(&error) => self.say_unreadable(&path, &error),
+            // It was rotated while it was closed: a look finds out what happened.
+            _ => {
+                self.looks.insert(here);
+            }
         }
     }
 
-    fn look_soon(&mut self, index: usize) {
-        if let Some(lineage) = &self.lineages[index] {
-            self.looks.insert((lineage.directory, lineage.name.clone()));
-        }
-    }
-
-    pub(super) fn epoch(&mut self, index: usize, number: u32) -> Option<&mut Epoch> {
-        self.lineages[index].as_mut()?.epoch(number)
+    pub(super) fn epoch(&mut self, id: EpochId) -> Option<&mut Epoch> {
+        self.lineages[id.lineage].as_mut()?.epoch(id.number)
     }
 
     /// Saves the position of an epoch that no record carries.
-    pub(super) fn note(&mut self, index: usize, number: u32, out: &mut Outlet<'_>) {
-        self.make_stream(index, out);
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
-        };
-        let Some(at) = lineage
-            .epochs
-            .iter()
-            .position(|epoch| epoch.number == number)
-        else {
-            return;
-        };
-        if let Some(placed) = lineage.placed(&lineage.epochs[at]) {
+    pub(super) fn note(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        self.make_stream(id.lineage, out);
+        let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
+            let mut epochs = lineage.epochs.iter();
+            lineage.placed(epochs.find(|epoch| epoch.number == id.number)?)
+        });
+        if let Some(placed) = placed {
             out.spool().note(placed);
         }
     }
 
     /// A file was opened. When too many are, those that were opened first and are idle are closed.
-    pub(super) fn opened(&mut self, index: usize, number: u32, now: Now) {
-        self.open_files.push_back((index, number));
-        let mut tries = self.open_files.len();
-        while self.open_files.len() > self.config.files_open_max && tries > 0 {
-            tries -= 1;
-            let Some((index, number)) = self.open_files.pop_front() else {
+    pub(super) fn opened(&mut self, id: EpochId, now: Now) {
+        self.open_files.push_back(id);
+        for _ in 0..self.open_files.len() {
+            if self.open_files.len() <= self.config.files_open_max {
+                return;
+            }
+            let Some(id) = self.open_files.pop_front() else {
                 return;
             };
-            let Some(lineage) = &mut self.lineages[index] else {
+            let Some(lineage) = &mut self.lineages[id.lineage] else {
                 continue;
             };
             let queued = lineage.queued;
-            let Some(epoch) = lineage.epoch(number).filter(|epoch| epoch.file.is_some()) else {
+            let Some(epoch) = lineage
+                .epoch(id.number)
+                .filter(|epoch| epoch.file.is_some())
+            else {
                 continue;
             };
-            let idle = now.monotonic.saturating_sub(epoch.grown_at) > IDLE;
-            if epoch.life == Life::Named && (idle || !queued) {
+            let idle = now.monotonic.saturating_sub(epoch.grown_at) > IDLE || !queued;
+            if epoch.life == Life::Named && idle {
                 epoch.file = None;
             } else {
-                self.open_files.push_back((index, number));
+                self.open_files.push_back(id);
             }
         }
     }
 }
 
-impl super::reader::Reader {
+impl Directory {
+    fn new(path: &Path) -> Directory {
+        Directory {
+            path: path.to_owned(),
+            names: std::collections::HashMap::new(),
+            watched: false,
+            met: true,
+        }
+    }
+}
+
+impl Reader {
     /// Moves a new epoch behind the file's last whole line.
-    fn skip_to_end(&mut self, epoch: &mut Epoch) -> io::Result<()> {
+    fn skip_to_end(&self, epoch: &mut Epoch) -> io::Result<()> {
         let Some(file) = epoch.file.take() else {
             return Ok(());
         };
-        let moved = self
-            .last_line_end(&file)
-            .and_then(|offset| self.restart_at(&file, epoch, offset));
+        let moved = last_line_end(&file).and_then(|offset| self.restart_at(&file, epoch, offset));
         epoch.file = Some(file);
         moved
     }
+}
 
-    /// Where the file's last newline ends, looking back one buffer; else the file's end.
-    fn last_line_end(&self, file: &File) -> io::Result<u64> {
-        let size = file.metadata()?.len();
-        let from = size.saturating_sub(READ_BYTES as u64);
-        let mut bytes = vec![0; READ_BYTES];
-        let filled = read_at(file, &mut bytes, from)?;
-        let newline = memchr::memrchr(b'\n', &bytes[..filled]);
-        Ok(match newline {
-            Some(at) => from + at as u64 + 1,
-            None if from == 0 => 0,
-            None => size,
-        })
-    }
+/// Where the file's last newline ends, looking back one buffer; else the file's end.
+fn last_line_end(file: &File) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let from = size.saturating_sub(READ_BYTES as u64);
+    let mut bytes = vec![0; READ_BYTES];
+    let filled = read_at(file, &mut bytes, from)?;
+    let newline = memchr::memrchr(b'\n', &bytes[..filled]);
+    Ok(match newline {
+        Some(at) => from + at as u64 + 1,
+        None if from == 0 => 0,
+        None => size,
+    })
 }
 
 /// Whether an error says that there is no such file.

@@ -76,8 +76,8 @@ mod handle {
     /// The kernel's `struct file_handle`, with room for the longest.
     #[repr(C)]
     struct Handle {
-        handle_bytes: libc::c_uint,
-        handle_type: libc::c_int,
+        length: libc::c_uint,
+        kind: libc::c_int,
         bytes: [u8; HANDLE_BYTES_MAX],
     }
 
@@ -90,14 +90,14 @@ mod handle {
 
     fn ask(file: &File, flags: libc::c_int) -> Option<Vec<u8>> {
         let mut handle = Handle {
-            handle_bytes: HANDLE_BYTES_MAX as libc::c_uint,
-            handle_type: 0,
+            length: 128,
+            kind: 0,
             bytes: [0; HANDLE_BYTES_MAX],
         };
         let mut mount: libc::c_int = 0;
         // SAFETY: the path is a NUL-terminated literal; `handle` is laid out as the kernel's struct,
         // says how many bytes follow it and outlives the call, as `mount` does; the kernel writes no
-        // more than `handle_bytes`.
+        // more than `length` of them.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_name_to_handle_at,
@@ -108,12 +108,12 @@ mod handle {
                 libc::AT_EMPTY_PATH | flags,
             )
         };
-        let length = usize::try_from(handle.handle_bytes).ok()?;
+        let length = usize::try_from(handle.length).ok()?;
         let bytes = handle.bytes.get(..length)?;
         if answer != 0 {
             return None;
         }
-        let mut all = handle.handle_type.to_be_bytes().to_vec();
+        let mut all = handle.kind.to_be_bytes().to_vec();
         all.extend(bytes);
         Some(all)
     }

@@ -86,6 +86,22 @@ pub(super) enum Life {
 }
 
 impl Lineage {
+    /// A lineage without epochs.
+    pub(super) fn new(id: LineageId, path: PathBuf, directory: usize, name: OsString) -> Lineage {
+        Lineage {
+            id,
+            path,
+            directory,
+            name,
+            stream: None,
+            epochs: VecDeque::new(),
+            last_epoch: None,
+            alias_of: None,
+            queued: false,
+            met: true,
+        }
+    }
+
     /// The epoch that is read at present.
     pub(super) fn current(&mut self) -> Option<(usize, &mut Epoch)> {
         self.epochs
@@ -176,8 +192,8 @@ impl Epoch {
         &mut self,
         offset: u64,
         before: &[u8],
-        hasher: &Hasher,
         from_start: FromStart,
+        hasher: &Hasher,
     ) {
         self.offset = offset;
         self.tail = tail_guard(before, hasher);

@@ -8,7 +8,8 @@
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
 //! | `discovery.rs` | what the paths name now, and what that means |
-//! | `rotation.rs` | files that were rotated, deleted, truncated, copied |
+//! | `rotation.rs` | files that were rotated, deleted, truncated |
+//! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `resume.rs` | where the last run left off |
 //! | `reader.rs` | bytes to records |
 //!
@@ -16,6 +17,7 @@
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
+mod copies;
 mod discovery;
 mod guard;
 mod kernel;
@@ -43,11 +45,11 @@ use crate::ambient::Now;
 use crate::limits::{ATTENTION_EVERY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
 use crate::telemetry::SourceTelemetry;
+use copies::Suspect;
 use guard::Hasher;
-use lineage::{Life, Lineage, Stream};
+use lineage::{Lineage, Stream};
 use pattern::Patterns;
-use reader::{Into, LastLine, Read, Reader};
-use rotation::Suspect;
+use reader::{LastLine, Read, Reader};
 use watch::{Hint, Watch};
 
 /// What a file source follows, and how.
@@ -91,8 +93,9 @@ pub struct FileSource {
     directory_numbers: HashMap<PathBuf, usize>,
     /// Lineages keep their place; an empty place is used again.
     lineages: Vec<Option<Lineage>>,
+    free_lineages: Vec<usize>,
     /// Which lineage has the inode, and under which epoch.
-    known: HashMap<FileKey, (usize, u32)>,
+    known: HashMap<FileKey, EpochId>,
     suspects: Vec<Suspect>,
     /// Lineages that may have something to read.
     ready: VecDeque<usize>,
@@ -107,7 +110,14 @@ pub struct FileSource {
     /// Some files lie where events do not come.
     unwatched: bool,
     /// Open files, the longest open first.
-    open_files: VecDeque<(usize, u32)>,
+    open_files: VecDeque<EpochId>,
+}
+
+/// An epoch of a lineage of this source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EpochId {
+    lineage: usize,
+    number: u32,
 }
 
 /// A directory that holds or can hold matching files.
@@ -154,6 +164,7 @@ impl FileSource {
             directories: Vec::new(),
             directory_numbers: HashMap::new(),
             lineages: Vec::new(),
+            free_lineages: Vec::new(),
             known: HashMap::new(),
             suspects: Vec::new(),
             ready: VecDeque::new(),
@@ -173,22 +184,21 @@ impl Source for FileSource {
         &self.config.name
     }
 
-    fn turn(&mut self, now: Now, out: &mut Outlet<'_>) -> Next {
+    fn turn(&mut self, out: &mut Outlet<'_>) -> Next {
+        let now = out.now();
         self.take_hints(now);
         if self.phase == Phase::New {
-            self.resume(now, out);
+            self.resume(out);
         }
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
-            self.reconcile(now, out);
+            self.reconcile(out);
         }
-        while let Some((directory, name)) = self.looks.pop_first() {
-            self.look(directory, &name, now, out);
-        }
+        self.look_around(out);
         if self.next_attention <= now.monotonic {
-            self.attend(now, out);
+            self.attend(out);
             self.next_attention = now.monotonic + ATTENTION_EVERY;
         }
-        let blocked = self.read_ready(now, out);
+        let blocked = self.read_ready(out);
         self.next(blocked, now)
     }
 
@@ -263,7 +273,7 @@ impl FileSource {
 
     /// Reads in turn what may have something, until the turn's bytes are used up. Whether something
     /// waits for room.
-    fn read_ready(&mut self, now: Now, out: &mut Outlet<'_>) -> Blocked {
+    fn read_ready(&mut self, out: &mut Outlet<'_>) -> Blocked {
         let mut budget = TURN_BYTES_MAX;
         let mut waiting = Vec::new();
         while budget > 0 {
@@ -273,7 +283,7 @@ impl FileSource {
             if let Some(held) = &mut self.lineages[lineage] {
                 held.queued = false;
             }
-            match self.read_lineage(lineage, now, out) {
+            match self.read_lineage(lineage, out) {
                 Progress::Some(bytes) => {
                     budget = budget.saturating_sub(bytes.max(1));
                     self.queue(lineage);
@@ -294,73 +304,29 @@ impl FileSource {
     }
 
     /// Reads once from the lineage's current epoch.
-    fn read_lineage(&mut self, index: usize, now: Now, out: &mut Outlet<'_>) -> Progress {
+    fn read_lineage(&mut self, index: usize, out: &mut Outlet<'_>) -> Progress {
         if !self.make_stream(index, out) {
             return Progress::NoRoom;
         }
-        self.open_current(index, now);
+        self.open_current(index, out.now());
         let Some(lineage) = &mut self.lineages[index] else {
             return Progress::None;
         };
-        let position = match lineage.current() {
-            Some((_, epoch)) if epoch.file.is_none() => return Progress::None,
-            Some((_, epoch)) if matches!(epoch.life, Life::Truncated(_)) => return Progress::None,
-            Some((at, _)) => lineage.position(&lineage.epochs[at]),
-            None => return Progress::None,
+        let number = match lineage.current() {
+            Some((_, epoch)) if epoch.file.is_some() => epoch.number,
+            _ => return Progress::None,
         };
-        let Lineage { stream, epochs, .. } = lineage;
-        let (Some(stream), Some(epoch)) =
-            (stream, epochs.iter_mut().find(|epoch| !epoch.is_finished()))
-        else {
-            return Progress::None;
+        let id = EpochId {
+            lineage: index,
+            number,
         };
-        if out.room(stream.destination) == 0 {
-            return Progress::NoRoom;
+        let read = self.read_epoch(id, LastLine::Wait, out);
+        let is_end = matches!(read, Ok(Read::End(_)));
+        let progress = self.after_read(id, read, out);
+        if is_end {
+            return self.at_end(id, out);
         }
-        let number = epoch.number;
-        let mut into = Into {
-            stream,
-            batch: &mut out.batch(stream.destination),
-            position,
-        };
-        let read = self
-            .reader
-            .read(epoch, &mut into, LastLine::Wait, now.monotonic);
-        self.after_read(index, number, read, now, out)
-    }
-
-    fn after_read(
-        &mut self,
-        index: usize,
-        number: u32,
-        read: io::Result<Read>,
-        now: Now,
-        out: &mut Outlet<'_>,
-    ) -> Progress {
-        match read {
-            Ok(Read::More(taken)) => {
-                self.count(taken);
-                Progress::Some(usize::try_from(taken.bytes).unwrap_or(usize::MAX))
-            }
-            Ok(Read::NoRoom(taken)) => {
-                self.count(taken);
-                Progress::NoRoom
-            }
-            Ok(Read::End(taken)) => {
-                self.count(taken);
-                self.at_end(index, number, now, out)
-            }
-            Ok(Read::Replaced) => {
-                self.truncated(index, number, now, out);
-                Progress::Some(1)
-            }
-            // Not an end: the next look at everything tries again.
-            Err(error) => {
-                let path = self.lineages[index].as_ref().map(|held| held.path.clone());
-                self.say_unreadable(&path.unwrap_or_default(), &error);
-                Progress::None
-            }
-        }
+        progress
     }
 
     fn count(&self, taken: reader::Taken) {
@@ -475,3 +441,6 @@ fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
     }
     block
 }
+
+#[cfg(test)]
+mod tests;

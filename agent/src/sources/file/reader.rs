@@ -16,7 +16,7 @@ use memchr::{memchr_iter, memrchr};
 use model::position::{Guard, Position};
 
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
-use super::lineage::{Epoch, FromStart, Stream};
+use super::lineage::{Epoch, FromStart, Stream, tail_guard};
 use crate::limits::{LINE_PIECE_BYTES, READ_BYTES};
 use crate::pipeline::{Batch, Refused};
 use crate::spool::positions::Placed;
@@ -32,6 +32,8 @@ pub(super) enum Read {
     NoRoom(Taken),
     /// The file is shorter than what was read of it, or other bytes are there now.
     Replaced,
+    /// The file lost so many bytes that were not read yet.
+    Shrunk(u64),
 }
 
 /// How much was taken.
@@ -48,12 +50,14 @@ pub(super) struct Reader {
     line_bytes_max: usize,
 }
 
-/// Where records go, and the position that they carry.
-pub(super) struct Into<'a, 'b> {
+/// One read: where records go, the position that they carry, and how far to go.
+pub(super) struct Target<'a, 'b> {
     pub(super) stream: &'a Stream,
     pub(super) batch: &'a mut Batch<'b>,
     /// The position as of before the read; offset and guards are filled in.
     pub(super) position: Position,
+    pub(super) last_line: LastLine,
+    pub(super) now: Duration,
 }
 
 /// Whether a last line without newline is taken as it is.
@@ -63,11 +67,26 @@ pub(super) enum LastLine {
     Take,
 }
 
+/// What lies in the buffer.
+#[derive(Debug, Clone, Copy)]
+struct Filled {
+    /// The file's byte that the buffer begins with.
+    from: u64,
+    /// Bytes before this were taken before.
+    back: usize,
+    /// Bytes in the buffer.
+    filled: usize,
+    /// The file had no more.
+    ended: bool,
+    /// Bytes after `back` that are whole lines.
+    whole: usize,
+}
+
 impl Reader {
     pub(super) fn new(hasher: Hasher, line_bytes_max: usize) -> Reader {
         Reader {
             hasher,
-            buffer: vec![0; READ_BYTES + TAIL_BYTES],
+            buffer: vec![0; BUFFER_BYTES],
             line_bytes_max,
         }
     }
@@ -80,92 +99,104 @@ impl Reader {
     pub(super) fn read(
         &mut self,
         epoch: &mut Epoch,
-        into: &mut Into<'_, '_>,
-        last_line: LastLine,
-        now: Duration,
+        target: &mut Target<'_, '_>,
     ) -> io::Result<Read> {
         let Some(file) = epoch.file.take() else {
             return Ok(Read::End(Taken::default()));
         };
-        let read = self.read_file(&file, epoch, into, last_line, now);
+        let filled = self.fill(&file, epoch);
         epoch.file = Some(file);
-        read
+        let Some(filled) = filled? else {
+            return Ok(Read::Replaced);
+        };
+        let size = filled.from + filled.filled as u64;
+        if filled.ended && size < epoch.size_seen {
+            let lost = epoch.size_seen - size;
+            epoch.size_seen = size;
+            return Ok(Read::Shrunk(lost));
+        }
+        epoch.saw_size(size, target.now);
+        let read = self.take(filled, epoch, target);
+        if self.buffer.len() > BUFFER_BYTES {
+            self.buffer.truncate(BUFFER_BYTES);
+            self.buffer.shrink_to_fit();
+        }
+        Ok(read)
     }
 
-    fn read_file(
-        &mut self,
-        file: &File,
-        epoch: &mut Epoch,
-        into: &mut Into<'_, '_>,
-        last_line: LastLine,
-        now: Duration,
-    ) -> io::Result<Read> {
-        let back = epoch.offset.min(TAIL_BYTES as u64);
+    /// Fills the buffer: at least a whole line, where there is one below the limit. `None`: this is
+    /// not what was read before.
+    fn fill(&mut self, file: &File, epoch: &Epoch) -> io::Result<Option<Filled>> {
+        // A young file is read from its start, so that the guard at its head grows with it.
+        let young = epoch.offset < HEAD_BYTES as u64;
+        let back = if young {
+            epoch.offset
+        } else {
+            TAIL_BYTES as u64
+        };
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
-        let mut filled = read_at(file, &mut self.buffer[..READ_BYTES + back], from)?;
-        if filled < back || self.hasher.guard(&self.buffer[..back]) != epoch.tail {
-            return Ok(Read::Replaced);
+        let wanted = READ_BYTES + back;
+        let mut filled = read_at(file, &mut self.buffer[..wanted], from)?;
+        if filled < back || !self.is_known(epoch, &self.buffer[..back], from) {
+            return Ok(None);
         }
-        epoch.saw_size(from + filled as u64, now);
-        let mut ended = filled < READ_BYTES + back;
+        let mut ended = filled < wanted;
         let mut whole = whole_lines(&self.buffer[back..filled]);
+        // A line that is longer than the buffer.
         while whole == 0 && !ended && filled - back < self.line_bytes_max {
-            // A line longer than the buffer.
-            let room = (self.buffer.len() * 2).min(self.line_bytes_max + TAIL_BYTES + 1);
-            if self.buffer.len() < room {
-                self.buffer.resize(room, 0);
-            }
+            let bytes = (self.buffer.len() * 2).min(self.line_bytes_max + HEAD_BYTES + 1);
+            self.buffer.resize(bytes.max(self.buffer.len()), 0);
             let more = read_at(file, &mut self.buffer[filled..], from + filled as u64)?;
-            ended = more < self.buffer.len() - filled;
-            whole = whole_lines(&self.buffer[filled..filled + more]);
-            if whole > 0 {
-                whole += filled - back;
-            }
+            ended = filled + more < self.buffer.len();
+            whole = match whole_lines(&self.buffer[filled..filled + more]) {
+                0 => 0,
+                lines => filled - back + lines,
+            };
             filled += more;
-            epoch.saw_size(from + filled as u64, now);
         }
-        let data = back..filled;
-        let unterminated = data.len() - whole;
-        let take = if whole == 0 && unterminated >= self.line_bytes_max {
-            Take::Piece(self.line_bytes_max)
-        } else if unterminated > 0 && ended && last_line == LastLine::Take {
-            Take::All
-        } else {
-            Take::Lines(whole)
-        };
-        let bytes = &self.buffer[..filled];
-        let mut cutter = Cutter {
-            hasher: &self.hasher,
-            bytes,
+        Ok(Some(Filled {
             from,
             back,
+            filled,
+            ended,
+            whole,
+        }))
+    }
+
+    /// Whether the bytes before the offset are those that were there when it was reached.
+    fn is_known(&self, epoch: &Epoch, before: &[u8], from: u64) -> bool {
+        let head = usize::from(epoch.head.bytes);
+        tail_guard(before, &self.hasher) == epoch.tail
+            && (from > 0 || self.hasher.guard(&before[..head.min(before.len())]) == epoch.head)
+    }
+
+    fn take(&self, filled: Filled, epoch: &mut Epoch, target: &mut Target<'_, '_>) -> Read {
+        let unterminated = filled.filled - filled.back - filled.whole;
+        let take = if filled.whole == 0 && unterminated >= self.line_bytes_max {
+            Take::Piece(self.line_bytes_max)
+        } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
+            Take::All
+        } else {
+            Take::Lines(filled.whole)
+        };
+        let mut cutter = Cutter {
+            hasher: &self.hasher,
+            bytes: &self.buffer[..filled.filled],
+            from: filled.from,
+            back: filled.back,
             epoch,
-            into,
+            target,
             line_bytes_max: self.line_bytes_max,
             taken: Taken::default(),
         };
         let outcome = cutter.cut(take);
         let taken = cutter.taken;
-        self.finish_head(file, epoch)?;
-        if self.buffer.len() > READ_BYTES + TAIL_BYTES {
-            self.buffer.truncate(READ_BYTES + TAIL_BYTES);
-            self.buffer.shrink_to_fit();
+        match (outcome, take) {
+            (Err(_), _) => Read::NoRoom(taken),
+            (Ok(()), Take::Lines(_) | Take::All) if filled.ended => Read::End(taken),
+            (Ok(()), _) => Read::More(taken),
         }
-        Ok(match outcome {
-            Err(_) => Read::NoRoom(taken),
-            Ok(()) if ended => Read::End(taken),
-            Ok(()) => Read::More(taken),
-        })
-    }
-
-    /// Extends the guard at the head while the file is young. Mostly the read itself had the bytes.
-    fn finish_head(&self, file: &File, epoch: &mut Epoch) -> io::Result<()> {
-        let wanted = usize::try_from(epoch.offset.min(HEAD_BYTES as u64)).unwrap_or(HEAD_BYTES);
-        if usize::from(epoch.head.bytes) < wanted {
-            epoch.head = self.guard_at(file, 0, wanted)?.unwrap_or(epoch.head);
-        }
-        Ok(())
     }
 
     /// The guard over `length` bytes from `from` on; `None` when the file does not have them.
@@ -183,6 +214,7 @@ impl Reader {
 }
 
 /// What of the bytes read is to be taken.
+#[derive(Debug, Clone, Copy)]
 enum Take {
     /// So many bytes, which end with a newline.
     Lines(usize),
@@ -217,7 +249,7 @@ struct Cutter<'a, 'b, 'c> {
     from: u64,
     back: usize,
     epoch: &'a mut Epoch,
-    into: &'a mut Into<'b, 'c>,
+    target: &'a mut Target<'b, 'c>,
     line_bytes_max: usize,
     taken: Taken,
 }
@@ -235,13 +267,26 @@ impl Cutter<'_, '_, '_> {
         };
         let mut held: Option<Held> = None;
         let mut start = self.back;
-        for newline in memchr_iter(b'\n', &self.bytes[self.back..self.back + lines]) {
-            let end = self.back + newline;
-            held = self.add(held, start, end, end + 1, Kind::Line)?;
-            start = end + 1;
+        for newline in memchr_iter(b'\n', &self.bytes[start..start + lines]) {
+            let to = self.back + newline;
+            let line = Held {
+                from: start,
+                to,
+                next: to + 1,
+                kind: Kind::Line,
+            };
+            held = self.add(held, line)?;
+            start = line.next;
         }
         if let Some((length, kind)) = rest {
-            held = self.add(held, start, start + length, start + length, kind)?;
+            let to = start + length;
+            let part = Held {
+                from: start,
+                to,
+                next: to,
+                kind,
+            };
+            held = self.add(held, part)?;
         }
         match held {
             Some(last) => self.push_last(last),
@@ -249,39 +294,21 @@ impl Cutter<'_, '_, '_> {
         }
     }
 
-    /// Pushes what was held back and holds back the next record.
+    /// Pushes what was held back and holds back the next record, in pieces when it is too long.
     #[inline]
-    fn add(
-        &mut self,
-        held: Option<Held>,
-        mut from: usize,
-        to: usize,
-        next: usize,
-        kind: Kind,
-    ) -> Result<Option<Held>, Refused> {
-        let mut held = held;
-        while to - from > self.line_bytes_max {
-            let end = from + self.line_bytes_max;
-            held = self.hold(
-                held,
-                Held {
-                    from,
-                    to: end,
-                    next: end,
-                    kind: Kind::Split,
-                },
-            )?;
-            from = end;
+    fn add(&mut self, mut held: Option<Held>, mut record: Held) -> Result<Option<Held>, Refused> {
+        while record.to - record.from > self.line_bytes_max {
+            let end = record.from + self.line_bytes_max;
+            let piece = Held {
+                to: end,
+                next: end,
+                kind: Kind::Split,
+                ..record
+            };
+            held = self.hold(held, piece)?;
+            record.from = end;
         }
-        self.hold(
-            held,
-            Held {
-                from,
-                to,
-                next,
-                kind,
-            },
-        )
+        self.hold(held, record)
     }
 
     #[inline]
@@ -289,34 +316,34 @@ impl Cutter<'_, '_, '_> {
         let Some(held) = held else {
             return Ok(Some(next));
         };
-        let stream = self.into.stream;
+        let stream = self.target.stream;
         let values = held.to - held.from + next.to - next.from;
         // Both or none: a record pushed without a position must be followed by one with it.
         let both = values + 2 * stream.split.encoded_bytes() + RECORD_OVERHEAD_MAX;
-        if self.into.batch.fits(both) {
+        if self.target.batch.fits(both) {
             let value = &self.bytes[held.from..held.to];
-            self.into.batch.push(value, headers(stream, held.kind));
+            self.target.batch.push(value, headers(stream, held.kind));
             self.taken.records += 1;
         } else {
             self.push_last(held)?;
-            self.into.batch.cut()?;
+            self.target.batch.cut()?;
         }
         Ok(Some(next))
     }
 
     /// Pushes the last record of this turn or this batch, with the position after it.
     fn push_last(&mut self, last: Held) -> Result<(), Refused> {
-        let headers = headers(self.into.stream, last.kind);
+        let headers = headers(self.target.stream, last.kind);
         let bytes = last.to - last.from + headers.encoded_bytes();
-        if !self.into.batch.fits(bytes) {
-            self.into.batch.cut()?;
+        if !self.target.batch.fits(bytes) {
+            self.target.batch.cut()?;
         }
-        if !self.into.batch.fits(bytes) {
+        if !self.target.batch.fits(bytes) {
             return self.push_alone(last);
         }
         let placed = self.move_to(last.next);
         let value = &self.bytes[last.from..last.to];
-        self.into.batch.push_last(value, headers, placed);
+        self.target.batch.push_last(value, headers, placed);
         self.taken.records += 1;
         Ok(())
     }
@@ -327,8 +354,8 @@ impl Cutter<'_, '_, '_> {
         let before = self.mark();
         let placed = self.move_to(last.next);
         let value = &self.bytes[last.from..last.to];
-        let headers = headers(self.into.stream, last.kind);
-        match self.into.batch.push_alone(value, headers, placed) {
+        let headers = headers(self.target.stream, last.kind);
+        match self.target.batch.push_alone(value, headers, placed) {
             Ok(()) => {
                 self.taken.records += 1;
                 Ok(())
@@ -365,14 +392,14 @@ impl Cutter<'_, '_, '_> {
         };
         self.taken.bytes += offset - self.epoch.offset;
         self.epoch
-            .advance(offset, &self.bytes[..next], self.hasher, from_start);
-        let mut position = self.into.position.clone();
+            .advance(offset, &self.bytes[..next], from_start, self.hasher);
+        let mut position = self.target.position.clone();
         position.offset = offset;
         position.head = self.epoch.head;
         position.tail = self.epoch.tail;
         Placed {
             position,
-            partition: self.into.stream.partition.clone(),
+            partition: self.target.stream.partition.clone(),
         }
     }
 
@@ -419,3 +446,5 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<u
     }
     Ok(filled)
 }
+
+const BUFFER_BYTES: usize = READ_BYTES + HEAD_BYTES;

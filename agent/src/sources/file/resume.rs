@@ -2,7 +2,8 @@
 //!
 //! For each position that the spool remembers: the file is looked for at its path, and by its inode
 //! among the names of its directory, where a rotation will have left it. Key and guards must hold, or it
-//! is another file.
+//! is another file. The newest epoch of a path comes first: an older one of the same inode was truncated
+//! since, and can only be left in a copy.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,19 +17,20 @@ use model::position::{Guard, LineageId, Position};
 
 use super::discovery::{Opened, is_absent};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
-use super::lineage::{Epoch, Life, bytes_of};
+use super::lineage::{Epoch, Life};
 use super::reader::Reader;
-use super::{FileSource, Phase};
+use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::pipeline::Outlet;
 use crate::spool::positions::{Loss, Placed};
 
-/// A file that was there when the agent stopped and cannot be found any more.
+/// A file that was there when the agent stopped and cannot be found any more. What was added to it
+/// after its last read, if anything, is gone; nobody knows how much that was.
 pub(super) const LOST_MISSING: &str = "missing_after_restart";
 
 impl FileSource {
     /// Takes over what the spool knows of this source's files.
-    pub(super) fn resume(&mut self, now: Now, out: &mut Outlet<'_>) {
+    pub(super) fn resume(&mut self, out: &mut Outlet<'_>) {
         self.phase = if out.spool().knows_source(&self.config.name) {
             Phase::Running
         } else {
@@ -36,24 +38,21 @@ impl FileSource {
         };
         let mut lineages: BTreeMap<LineageId, Vec<Placed>> = BTreeMap::new();
         for placed in out.spool().positions() {
-            let position = &placed.position;
-            let own = self
-                .reader
-                .hasher()
-                .lineage(&self.config.name, &position.path);
-            if own == position.lineage {
+            let path = &placed.position.path;
+            let own = self.reader.hasher().lineage(&self.config.name, path);
+            if own == placed.position.lineage {
                 lineages.entry(own).or_default().push(placed);
             }
         }
-        for (_, mut epochs) in lineages {
-            epochs.sort_by_key(|placed| placed.position.epoch);
+        for mut epochs in lineages.into_values() {
+            epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
             for placed in epochs {
-                self.resume_epoch(placed, now, out);
+                self.resume_epoch(placed, out);
             }
         }
     }
 
-    fn resume_epoch(&mut self, placed: Placed, now: Now, out: &mut Outlet<'_>) {
+    fn resume_epoch(&mut self, placed: Placed, out: &mut Outlet<'_>) {
         let Placed {
             position,
             partition,
@@ -67,145 +66,142 @@ impl FileSource {
         if partition.topic == self.config.topic {
             self.set_stream(index, partition, out);
         }
-        let number = position.epoch;
-        let found = self.find(&path, &position);
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
+        let id = EpochId {
+            lineage: index,
+            number: position.epoch,
         };
-        lineage.met = false;
-        lineage.last_epoch = lineage.last_epoch.max(Some(number));
-        let mut epoch = resumed(&position, now);
+        let found = if self.known.contains_key(&position.key) {
+            Ok(None)
+        } else {
+            self.find(&path, &position)
+        };
+        let epoch = resumed(&position, out.now());
+        if let Some(lineage) = &mut self.lineages[index] {
+            lineage.last_epoch = lineage.last_epoch.max(Some(position.epoch));
+            lineage.epochs.push_front(epoch);
+        }
         match found {
-            Ok(Some((place, opened))) => {
-                let is_named = place == path;
-                epoch.place = (!is_named).then_some(place);
-                epoch.size_seen = opened.size.max(position.offset);
-                let key = opened.key;
-                let same = self.reader.is_same(&opened.file, &position);
-                epoch.file = Some(opened.file);
-                if !position.finished {
-                    epoch.life = if is_named {
-                        Life::Named
-                    } else {
-                        Life::Detached(now.monotonic)
-                    };
-                }
-                lineage.epochs.push_back(epoch);
-                self.known.insert(key, (index, number));
-                match same {
-                    Ok(true) => {
-                        if position.finished {
-                            self.close(index, number);
-                        }
-                        self.attention.insert(index);
-                        self.queue(index);
-                    }
-                    Ok(false) if position.finished => self.drop_epoch(index, number, out),
-                    Ok(false) => self.truncated(index, number, now, out),
-                    Err(error) => self.say_unreadable(&path, &error),
-                }
-            }
-            Ok(None) if position.finished => out.spool().forget(position.lineage, number),
-            // Perhaps a copy is left.
-            Ok(None) => {
-                epoch.life = Life::Truncated(now.monotonic);
-                epoch.size_seen = position.offset;
-                lineage.epochs.push_back(epoch);
-                self.seek_copy(index, number, now, out);
-                let is_gone = self.epoch(index, number).is_none();
-                if is_gone {
-                    self.count_missing(&path, out);
-                }
-            }
-            // Not seen is not gone.
+            Ok(Some((place, opened))) => self.resume_found(id, &position, place, opened, out),
+            Ok(None) => self.resume_missing(id, &path, out),
+            // Not seen is not gone: the epoch stays as it is known.
             Err(error) => {
-                lineage.epochs.push_back(epoch);
-                self.known.insert(position.key, (index, number));
+                self.known.insert(position.key, id);
                 self.say_unreadable(&path, &error);
             }
         }
     }
 
-    fn count_missing(&mut self, path: &Path, out: &mut Outlet<'_>) {
-        tracing::warn!(source = self.config.name, path = %path.display(),
-            "file went away while the agent was stopped; what was added to it since is lost");
-        let loss = Loss {
-            records: 0,
-            bytes: 0,
+    /// The inode is there. Is what was read of it?
+    fn resume_found(
+        &mut self,
+        id: EpochId,
+        position: &Position,
+        place: PathBuf,
+        opened: Opened,
+        out: &mut Outlet<'_>,
+    ) {
+        let now = out.now();
+        let same = self.reader.is_same(&opened.file, position);
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
         };
-        out.count_loss(&self.config.name, LOST_MISSING, loss);
+        let is_named = place == lineage.path;
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        if !is_named {
+            epoch.place = Some(place);
+            if !position.finished {
+                epoch.life = Life::Detached(now.monotonic);
+            }
+        }
+        epoch.size_seen = opened.size.max(position.offset);
+        let is_done = position.finished && opened.size == position.offset;
+        epoch.file = (!is_done).then_some(opened.file);
+        self.known.insert(opened.key, id);
+        match same {
+            Ok(true) => {
+                if !is_done {
+                    self.opened(id, now);
+                }
+                self.attention.insert(id.lineage);
+                self.queue(id.lineage);
+            }
+            // What is there now was never met.
+            Ok(false) if position.finished => {
+                self.remove_epoch(id);
+                out.spool().forget(position.lineage, position.epoch);
+            }
+            Ok(false) => self.truncated(id, out),
+            Err(error) => {
+                let path = PathBuf::from(OsString::from_vec(position.path.clone()));
+                self.say_unreadable(&path, &error);
+            }
+        }
     }
 
-    /// Finds the inode of a position: where it was, at its path, or under another name beside it.
+    /// The inode is gone, or has a newer life. Perhaps a copy is left.
+    fn resume_missing(&mut self, id: EpochId, path: &Path, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        let Some(epoch) = self.epoch(id) else {
+            return;
+        };
+        if epoch.is_finished() {
+            if let Some((lineage, _, epoch)) = self.remove_epoch(id) {
+                out.spool().forget(lineage, epoch.number);
+            }
+            return;
+        }
+        epoch.life = Life::Truncated(now);
+        self.seek_copy(id, out);
+        if self.epoch(id).is_none() {
+            tracing::warn!(source = self.config.name, path = %path.display(),
+                "file went away while the agent was stopped; what was added to it since is lost");
+            out.count_loss(&self.config.name, LOST_MISSING, Loss::default());
+        }
+    }
+
+    /// Finds the inode of a position: at its path, where it was last, or under another name beside it.
     fn find(&self, path: &Path, position: &Position) -> io::Result<Option<(PathBuf, Opened)>> {
-        let place = position
-            .place
-            .as_ref()
-            .map(|place| PathBuf::from(OsString::from_vec(place.clone())));
-        let mut error = None;
-        for candidate in [Some(path.to_owned()), place.clone()].into_iter().flatten() {
-            match self.open(&candidate) {
+        let place = position.place.clone();
+        let place = place.map(|place| PathBuf::from(OsString::from_vec(place)));
+        let mut failure = None;
+        for candidate in [Some(path), place.as_deref()].into_iter().flatten() {
+            match self.open(candidate) {
                 Ok(Some(opened)) if opened.key == position.key => {
-                    return Ok(Some((candidate, opened)));
+                    return Ok(Some((candidate.to_owned(), opened)));
                 }
-                Err(failure) if !is_absent(&failure) => error = Some(failure),
+                Err(error) if !is_absent(&error) => failure = Some(error),
                 _ => {}
             }
         }
         let dirs = [path.parent(), place.as_deref().and_then(Path::parent)];
         for dir in dirs.into_iter().flatten() {
-            let entries = match std::fs::read_dir(dir) {
-                Ok(entries) => entries,
-                Err(failure) => {
-                    if !is_absent(&failure) {
-                        error = Some(failure);
-                    }
-                    continue;
-                }
-            };
-            for entry in entries.flatten() {
-                if entry.ino() != position.key.inode {
-                    continue;
-                }
-                if let Ok(Some(opened)) = self.open(&entry.path())
-                    && opened.key == position.key
-                {
-                    return Ok(Some((entry.path(), opened)));
-                }
+            match self.find_in(dir, position) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => failure = Some(error),
             }
         }
-        error.map_or(Ok(None), Err)
+        failure.map_or(Ok(None), Err)
     }
 
-    /// A finished epoch needs no open file.
-    fn close(&mut self, index: usize, number: u32) {
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
-        };
-        let path = lineage.path.clone();
-        if let Some(epoch) = lineage.epoch(number) {
-            let has_more = epoch.size_seen > epoch.offset;
-            if !has_more {
-                epoch.file = None;
+    /// Finds the inode of a position in a directory. Its listing has the numbers: only the right one
+    /// is opened.
+    fn find_in(&self, dir: &Path, position: &Position) -> io::Result<Option<(PathBuf, Opened)>> {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.ino() != position.key.inode {
+                continue;
             }
-            debug_assert!(!bytes_of(&path).is_empty());
+            if let Ok(Some(opened)) = self.open(&entry.path())
+                && opened.key == position.key
+            {
+                return Ok(Some((entry.path(), opened)));
+            }
         }
-    }
-
-    fn drop_epoch(&mut self, index: usize, number: u32, out: &mut Outlet<'_>) {
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
-        };
-        let id = lineage.id;
-        if let Some(at) = lineage
-            .epochs
-            .iter()
-            .position(|epoch| epoch.number == number)
-            && let Some(epoch) = lineage.epochs.remove(at)
-        {
-            self.known.remove(&epoch.key);
-        }
-        out.spool().forget(id, number);
+        Ok(None)
     }
 }
 
@@ -232,27 +228,26 @@ fn resumed(position: &Position, now: Now) -> Epoch {
 impl Reader {
     /// Whether the file still holds what was read of it.
     fn is_same(&self, file: &File, position: &Position) -> io::Result<bool> {
-        let guard = |from, guard: Guard| -> io::Result<bool> {
+        let has = |from, guard: Guard| -> io::Result<bool> {
             let found = self.guard_at(file, from, usize::from(guard.bytes))?;
             Ok(found == Some(guard))
         };
         let Some(tail_from) = position.offset.checked_sub(position.tail.bytes.into()) else {
             return Ok(false);
         };
-        Ok(guard(0, position.head)? && guard(tail_from, position.tail)?)
+        Ok(has(0, position.head)? && has(tail_from, position.tail)?)
     }
 
     /// Moves a new epoch to `offset`, with the guards that belong there.
     pub(super) fn restart_at(&self, file: &File, epoch: &mut Epoch, offset: u64) -> io::Result<()> {
         let length = |most: usize| usize::try_from(offset.min(most as u64)).unwrap_or(most);
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let guard = |from, length| {
+            let guard = self.guard_at(file, from, length)?;
+            guard.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+        };
         let tail = length(TAIL_BYTES);
-        epoch.head = self
-            .guard_at(file, 0, length(HEAD_BYTES))?
-            .ok_or_else(short)?;
-        epoch.tail = self
-            .guard_at(file, offset - tail as u64, tail)?
-            .ok_or_else(short)?;
+        epoch.head = guard(0, length(HEAD_BYTES))?;
+        epoch.tail = guard(offset - tail as u64, tail)?;
         epoch.offset = offset;
         epoch.size_seen = offset;
         Ok(())

@@ -1,0 +1,277 @@
+//! Copies of files: what `copytruncate` leaves, found and not read twice.
+//!
+//! A copy is known by the guards: the same head, and the same bytes before the offset. It is read on as
+//! the epoch that it is a copy of, and never as a file of its own. Where there is none, what is known
+//! to be unread is counted as lost.
+//!
+//! A new file that begins as its neighbour does, and bears a name that a rotation would give it, may be
+//! a copy in the making: it is not read before the neighbour is truncated, or nothing came of it for a
+//! while.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use model::position::{FileKey, Guard};
+
+use super::discovery::Opened;
+use super::guard::HEAD_BYTES;
+use super::lineage::{Epoch, Life};
+use super::pattern::is_rotation_of;
+use super::reader::read_at;
+use super::rotation::LOST_TRUNCATED;
+use super::{EpochId, FileSource};
+use crate::ambient::Now;
+use crate::limits::COPY_GRACE;
+use crate::pipeline::Outlet;
+use crate::spool::positions::Loss;
+
+/// A file that may be a copy in the making.
+pub(super) struct Suspect {
+    directory: usize,
+    name: OsString,
+    key: FileKey,
+    size: u64,
+    changed_at: Duration,
+}
+
+/// What a copy must have.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    offset: u64,
+    head: Guard,
+    tail: Guard,
+}
+
+/// What a file is to a truncated epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    /// Its copy, as far as it was read and further.
+    Copy,
+    /// Its copy, made before the last that was read.
+    ShortCopy,
+    None,
+}
+
+impl FileSource {
+    /// Looks for the copy of a truncated epoch among the files beside it.
+    pub(super) fn seek_copy(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let (directory, name) = (lineage.directory, lineage.name.clone());
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        let Life::Truncated(since) = epoch.life else {
+            return;
+        };
+        let sample = Sample {
+            offset: epoch.offset,
+            head: epoch.head,
+            tail: epoch.tail,
+        };
+        let has_unread = epoch.size_seen > epoch.offset;
+        let mut short = None;
+        for candidate in self.siblings(directory, &name) {
+            let path = self.directories[directory].path.join(&candidate);
+            let Ok(Some(opened)) = self.open(&path) else {
+                continue;
+            };
+            if self.known.contains_key(&opened.key) {
+                continue;
+            }
+            match self.likeness(sample, &opened) {
+                Likeness::Copy => return self.absorb(id, &candidate, opened, out),
+                Likeness::ShortCopy => short = Some((candidate, opened)),
+                Likeness::None => {}
+            }
+        }
+        if let Some((candidate, opened)) = short {
+            return self.absorb(id, &candidate, opened, out);
+        }
+        let waited = out.now().monotonic.saturating_sub(since);
+        if !has_unread || waited >= COPY_GRACE {
+            self.give_up(id, out);
+        }
+    }
+
+    /// Names in the same directory that a rotation could have given to a copy.
+    fn siblings(&self, directory: usize, name: &OsStr) -> Vec<OsString> {
+        let Ok(entries) = std::fs::read_dir(&self.directories[directory].path) else {
+            return Vec::new();
+        };
+        let mut names: Vec<OsString> = entries
+            .flatten()
+            .map(|entry| entry.file_name())
+            .filter(|other| is_rotation_of(name, other))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn likeness(&self, sample: Sample, candidate: &Opened) -> Likeness {
+        let has = |from, guard: Guard| {
+            let found = self
+                .reader
+                .guard_at(&candidate.file, from, usize::from(guard.bytes));
+            matches!(found, Ok(Some(found)) if found == guard)
+        };
+        if sample.head.bytes == 0 || !has(0, sample.head) {
+            return Likeness::None;
+        }
+        if candidate.size < sample.offset {
+            return Likeness::ShortCopy;
+        }
+        if has(sample.offset - u64::from(sample.tail.bytes), sample.tail) {
+            Likeness::Copy
+        } else {
+            Likeness::None
+        }
+    }
+
+    /// Goes on with a truncated epoch in its copy.
+    fn absorb(&mut self, id: EpochId, name: &OsStr, copy: Opened, out: &mut Outlet<'_>) {
+        let now = out.now();
+        let Some(directory) = self.lineages[id.lineage]
+            .as_ref()
+            .map(|held| held.directory)
+        else {
+            return;
+        };
+        let path = self.directories[directory].path.join(name);
+        tracing::info!(source = self.config.name, copy = %path.display(),
+            "truncated file goes on in its copy");
+        let Some(epoch) = self.epoch(id) else {
+            return;
+        };
+        epoch.key = copy.key;
+        epoch.place = Some(path);
+        epoch.grown_at = now.monotonic;
+        // A copy that ends before what was read has nothing new, and its offset is not the epoch's.
+        epoch.life = if copy.size < epoch.offset {
+            Life::Finished(now.monotonic)
+        } else {
+            epoch.size_seen = copy.size;
+            epoch.file = Some(copy.file);
+            Life::Detached(now.monotonic)
+        };
+        self.known.insert(copy.key, id);
+        self.suspects.retain(|suspect| suspect.key != copy.key);
+        if self.is_meant(directory, name) {
+            let alias = self.lineage(directory, name);
+            self.become_alias(alias, copy.key, now);
+        }
+        self.note(id, out);
+        self.queue(id.lineage);
+    }
+
+    /// There is no copy: what is known to be unread is lost.
+    fn give_up(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some((lineage, path, epoch)) = self.remove_epoch(id) else {
+            return;
+        };
+        let bytes = epoch.size_seen.saturating_sub(epoch.offset);
+        if bytes > 0 {
+            tracing::warn!(source = self.config.name, path = %path.display(), bytes,
+                "file was truncated before all of it was read, and no copy of it was found");
+            let loss = Loss { records: 1, bytes };
+            out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
+        }
+        out.spool().forget(lineage, epoch.number);
+        self.queue(id.lineage);
+    }
+
+    /// Takes an epoch out of its lineage.
+    pub(super) fn remove_epoch(
+        &mut self,
+        id: EpochId,
+    ) -> Option<(model::position::LineageId, std::path::PathBuf, Epoch)> {
+        let lineage = self.lineages[id.lineage].as_mut()?;
+        let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
+        let at = numbers.position(|number| number == id.number)?;
+        let epoch = lineage.epochs.remove(at)?;
+        if self.known.get(&epoch.key) == Some(&id) {
+            self.known.remove(&epoch.key);
+        }
+        Some((lineage.id, lineage.path.clone(), epoch))
+    }
+
+    /// Whether a file that was never met may be a copy in the making.
+    pub(super) fn is_suspect(
+        &mut self,
+        directory: usize,
+        name: &OsStr,
+        opened: &Opened,
+        now: Now,
+    ) -> bool {
+        let mut suspects = self.suspects.iter_mut();
+        if let Some(suspect) = suspects.find(|suspect| suspect.key == opened.key) {
+            if suspect.size != opened.size {
+                suspect.size = opened.size;
+                suspect.changed_at = now.monotonic;
+            }
+            return true;
+        }
+        if !self.begins_like_a_neighbour(directory, name, opened) {
+            return false;
+        }
+        self.suspects.push(Suspect {
+            directory,
+            name: name.to_owned(),
+            key: opened.key,
+            size: opened.size,
+            changed_at: now.monotonic,
+        });
+        true
+    }
+
+    /// Whether the file begins as a file beside it does, for whose rotation it could be named.
+    fn begins_like_a_neighbour(&self, directory: usize, name: &OsStr, opened: &Opened) -> bool {
+        let mut own = [0; HEAD_BYTES];
+        let Ok(length) = read_at(&opened.file, &mut own, 0) else {
+            return false;
+        };
+        self.directories[directory]
+            .names
+            .iter()
+            .filter(|(other, _)| is_rotation_of(other, name))
+            .filter_map(|(_, &index)| self.lineages[index].as_ref())
+            .flat_map(|original| &original.epochs)
+            .filter(|epoch| !epoch.is_finished())
+            .any(|epoch| self.begins_like(epoch, &own[..length]))
+    }
+
+    fn begins_like(&self, epoch: &Epoch, own: &[u8]) -> bool {
+        let seen = usize::from(epoch.head.bytes);
+        if own.len() >= seen && seen > 0 {
+            return self.reader.hasher().guard(&own[..seen]) == epoch.head;
+        }
+        // A copy that has only begun: what there is of it is compared with the original itself.
+        let mut theirs = [0; HEAD_BYTES];
+        let theirs = &mut theirs[..own.len()];
+        let original = epoch.file.as_ref();
+        original.is_some_and(|file| file.read_exact_at(theirs, 0).is_ok()) && theirs == own
+    }
+
+    /// Has suspects looked at again: an event says that something happened in a directory.
+    pub(super) fn look_again_at_suspects(&mut self) {
+        for suspect in &self.suspects {
+            self.looks.insert((suspect.directory, suspect.name.clone()));
+        }
+    }
+
+    /// Reads suspects as files of their own once nothing came of the suspicion.
+    pub(super) fn judge_suspects(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        let is_over = |suspect: &mut Suspect| now.saturating_sub(suspect.changed_at) >= COPY_GRACE;
+        for suspect in self.suspects.extract_if(.., is_over).collect::<Vec<_>>() {
+            let path = self.directories[suspect.directory].path.join(&suspect.name);
+            if let Ok(Some(opened)) = self.open(&path)
+                && !self.known.contains_key(&opened.key)
+            {
+                self.begin(suspect.directory, &suspect.name, opened, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! A small agent for tests: real files in a temporary directory, a spool on any disk, a clock that
+//! stands still until it is told to move, and no threads.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use commitlog::batch::records::Decompressor;
+use commitlog::id::{Offset, Timestamp};
+use commitlog::storage::Storage;
+use commitlog::storage::disk::Disk;
+use model::header;
+
+use crate::ambient::{Clock, Now, Random};
+use crate::pipeline::Pipeline;
+use crate::sources::file::{FileConfig, FileSource, StartAt};
+use crate::sources::{Next, Source};
+use crate::spool::{Hints, Spool, SpoolConfig, SyncTurn};
+use crate::telemetry::Telemetry;
+
+/// The start of all test runs.
+const START_MS: i64 = 1_800_000_000_000;
+
+/// What a test has.
+pub(crate) struct World {
+    /// Where the test's files are.
+    pub(crate) logs: PathBuf,
+    pub(crate) config: FileConfig,
+    pub(crate) spool_config: SpoolConfig,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock_ms: Arc<AtomicI64>,
+    agent: Option<Agent>,
+    seed: Arc<AtomicU64>,
+    _dir: tempfile::TempDir,
+}
+
+struct Agent {
+    pipeline: Pipeline,
+    spool: Spool,
+}
+
+/// One record as it comes out of the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) path: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) partial: Option<Vec<u8>>,
+}
+
+impl World {
+    /// A world on the real disk, whose agent follows `*.log*`.
+    pub(crate) fn new() -> World {
+        World::on(Arc::new(Disk))
+    }
+
+    /// The same with its spool on another disk.
+    pub(crate) fn on(storage: Arc<dyn Storage>) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        let config = FileConfig {
+            name: "app".to_owned(),
+            files: vec![logs.join("*.log").display().to_string()],
+            exclude: Vec::new(),
+            topic: "logs".parse().unwrap(),
+            labels: vec![("host.name".to_owned(), "test".to_owned())],
+            start_at: StartAt::Beginning,
+            line_bytes_max: 1024 * 1024,
+            files_open_max: 500,
+        };
+        World {
+            spool_config: SpoolConfig {
+                data_dir: dir.path().join("data"),
+                bytes_max: 1 << 30,
+                segment_bytes: 1 << 20,
+            },
+            logs,
+            config,
+            storage,
+            clock_ms: Arc::new(AtomicI64::new(START_MS)),
+            agent: None,
+            seed: Arc::new(AtomicU64::new(1)),
+            _dir: dir,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.logs.join(name)
+    }
+
+    /// Opens a file for appending, as a logger does.
+    pub(crate) fn writer(&self, name: &str) -> File {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        options.open(self.path(name)).unwrap()
+    }
+
+    /// Appends to a file and closes it.
+    pub(crate) fn append(&self, name: &str, text: &str) {
+        self.writer(name).write_all(text.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    /// What `logrotate copytruncate` does.
+    pub(crate) fn copy_truncate(&self, from: &str, to: &str) {
+        fs::copy(self.path(from), self.path(to)).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.path(from))
+            .unwrap();
+        file.set_len(0).unwrap();
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        let clock = Arc::clone(&self.clock_ms);
+        Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)))
+    }
+
+    pub(crate) fn random(&self) -> Random {
+        let state = Arc::clone(&self.seed);
+        Arc::new(move |bytes| {
+            for byte in bytes {
+                let mut x = state
+                    .load(Ordering::Relaxed)
+                    .wrapping_mul(0x5851_f42d_4c95_7f2d);
+                x = x.wrapping_add(0x1405_7b7e_f767_814f);
+                state.store(x, Ordering::Relaxed);
+                *byte = x.to_be_bytes()[0];
+            }
+        })
+    }
+
+    /// Opens the spool alone.
+    pub(crate) fn open_spool(&self) -> Spool {
+        let opened = Spool::open(
+            Arc::clone(&self.storage),
+            self.spool_config.clone(),
+            self.clock(),
+            self.random(),
+        );
+        opened.unwrap().0
+    }
+
+    /// Starts the agent, if it does not run.
+    pub(crate) fn start(&mut self) {
+        if self.agent.is_some() {
+            return;
+        }
+        let spool = self.open_spool();
+        spool.apply_hints(Hints {
+            linger: Duration::from_millis(2),
+            partitions: vec![(self.config.topic.clone(), 4)],
+        });
+        let telemetry = Telemetry::new();
+        let source = FileSource::new(
+            self.config.clone(),
+            &spool.salt(),
+            telemetry.source(&self.config.name),
+        );
+        let sources: Vec<Box<dyn Source>> = vec![Box::new(source.unwrap())];
+        self.agent = Some(Agent {
+            pipeline: Pipeline::new(sources, spool.clone(), telemetry),
+            spool,
+        });
+    }
+
+    /// As `kill -9`: what is written stays written, all else is gone.
+    pub(crate) fn kill(&mut self) {
+        self.agent = None;
+    }
+
+    /// Stops the agent as SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        let now = self.now();
+        if let Some(mut agent) = self.agent.take() {
+            agent.pipeline.flush(now);
+            agent.spool.close().unwrap();
+        }
+    }
+
+    pub(crate) fn spool(&self) -> Spool {
+        self.agent.as_ref().unwrap().spool.clone()
+    }
+
+    fn now(&self) -> Now {
+        let wall = Timestamp(self.clock_ms.load(Ordering::Relaxed));
+        Now {
+            monotonic: Duration::from_millis((wall.0 - START_MS + 1000).unsigned_abs()),
+            wall,
+        }
+    }
+
+    /// One turn of the data thread, and the time that it waits for nothing.
+    pub(crate) fn turn(&mut self) -> Next {
+        self.start();
+        let now = self.now();
+        let agent = self.agent.as_mut().unwrap();
+        agent.pipeline.turn(now)
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        let ms = i64::try_from(time.as_millis()).unwrap();
+        self.clock_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Turns until there is nothing to do at this moment, and everything is synced.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let due = self.turn();
+            let now = self.now().monotonic;
+            let soon = match due {
+                Next::Now => continue,
+                Next::At(at) => at <= now + Duration::from_millis(5),
+            };
+            if soon {
+                self.pass(Duration::from_millis(1));
+                continue;
+            }
+            while self.spool().sync_turn() == SyncTurn::Worked {}
+            return;
+        }
+        panic!("the agent does not come to rest");
+    }
+
+    /// Lets time pass in steps, working all the while.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let step = Duration::from_millis(50);
+        let mut passed = Duration::ZERO;
+        while passed < time {
+            self.settle();
+            self.pass(step);
+            passed += step;
+        }
+        self.settle();
+    }
+
+    /// All durable records, in order for each path.
+    pub(crate) fn records(&self) -> Vec<Line> {
+        records(&self.spool())
+    }
+
+    /// The lines that came of each path, by the path's name.
+    pub(crate) fn lines(&self) -> BTreeMap<String, Vec<String>> {
+        let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in self.records() {
+            let name = Path::new(&line.path).file_name().unwrap();
+            let name = name.to_string_lossy().into_owned();
+            let value = String::from_utf8_lossy(&line.value).into_owned();
+            lines.entry(name).or_default().push(value);
+        }
+        lines
+    }
+
+    /// The lines of one path.
+    pub(crate) fn lines_of(&self, name: &str) -> Vec<String> {
+        self.lines().remove(name).unwrap_or_default()
+    }
+
+    /// All losses, as "reason records bytes".
+    pub(crate) fn losses(&self) -> Vec<String> {
+        let losses = self.spool().losses();
+        losses
+            .iter()
+            .map(|((_, reason), loss)| format!("{reason} {} {}", loss.records, loss.bytes))
+            .collect()
+    }
+}
+
+/// All durable records of a spool.
+pub(crate) fn records(spool: &Spool) -> Vec<Line> {
+    let mut decompressor = Decompressor::new();
+    let mut lines = Vec::new();
+    for partition in spool.partitions() {
+        let mut from = spool.range(&partition).start;
+        loop {
+            let batches = spool.read(&partition, from, 1 << 20).unwrap();
+            if batches.is_empty() {
+                break;
+            }
+            for batch in batches {
+                let head = commitlog::batch::header::verify(&batch).unwrap();
+                assert_eq!(head.base_offset, from, "{partition}: offsets have no holes");
+                from = Offset::new(head.base_offset.get() + i64::from(head.record_count)).unwrap();
+                for record in decompressor.records(&batch).unwrap() {
+                    let record = record.unwrap();
+                    let mut line = Line {
+                        path: String::new(),
+                        value: record.value.unwrap().to_vec(),
+                        partial: None,
+                    };
+                    for entry in record.headers {
+                        let (name, value) = entry.unwrap();
+                        let value = value.unwrap().to_vec();
+                        match name {
+                            header::LOG_FILE_PATH => line.path = String::from_utf8(value).unwrap(),
+                            header::LOG_RECORD_PARTIAL => line.partial = Some(value),
+                            _ => {}
+                        }
+                    }
+                    lines.push(line);
+                }
+            }
+        }
+    }
+    lines
+}
