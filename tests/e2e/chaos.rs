@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use weir_tests::agent::{Agent, AgentOptions};
+use weir_tests::aggregator::{Aggregator, AggregatorOptions};
 use weir_tests::chaos::{ChaosPlan, run};
-use weir_tests::oracle::writer::Rotation;
+use weir_tests::limits::DRAIN_MAX;
+use weir_tests::oracle::reader::{Reader, WriterProcess, plan_in};
+use weir_tests::oracle::writer::{Plan, Rotation};
 use weir_tests::world::World;
 
 #[test]
@@ -26,4 +30,44 @@ fn twenty_kills_lose_double_and_reorder_nothing() -> Result<()> {
         "seed {seed}: {report:?}"
     );
     Ok(())
+}
+
+/// Rotates while the agent runs; only `app*.log` matches, so rotated files must be followed by
+/// what they are and not by their names. All but the last `keep` are deleted.
+fn rotates_live(rotation: Rotation, keep: u32) -> Result<()> {
+    let world = World::new()?;
+    let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+    let options = AgentOptions::tailing(&[world.path("logs/app*.log")]);
+    let mut agent = Agent::start(&world, "agent", &options, &aggregator)?;
+    let plan = Plan {
+        rotation,
+        keep,
+        rotate_lines: 2_000,
+        rate: 5_000,
+        ..plan_in(&world)
+    };
+    let plan = Plan {
+        lines: Some(20_500),
+        ..plan
+    };
+    let written = WriterProcess::start(&plan)?.finish()?;
+    let reader = Reader::new(aggregator.http, aggregator.token_file(), "logs");
+    let verdict = reader.judge(&written, DRAIN_MAX)?;
+    ensure!(verdict.is_clean(), "{verdict}");
+    agent.terminate()
+}
+
+#[test]
+fn a_renamed_file_is_read_to_its_end() -> Result<()> {
+    rotates_live(Rotation::Rename, 2)
+}
+
+#[test]
+fn a_file_that_is_copied_and_truncated_loses_nothing() -> Result<()> {
+    rotates_live(Rotation::Copytruncate, 5)
+}
+
+#[test]
+fn files_with_new_names_are_found() -> Result<()> {
+    rotates_live(Rotation::Create, 1_000)
 }

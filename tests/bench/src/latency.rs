@@ -19,7 +19,7 @@ use weir_tests::process::Wrapper;
 
 use crate::input::{Kind, Lines};
 use crate::report::{Bar, Report, float};
-use crate::ship::ship;
+use crate::ship::{Growth, ship};
 use crate::stage::Stage;
 
 #[derive(clap::Args)]
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let rates = if let Some(rate) = options.rate {
         vec![(format!("at {rate}/s"), rate)]
     } else {
-        let most = ship(Kind::Access, 256)?.lines_per_second();
+        let most = ship(Kind::Access, 256, Growth::WrittenBefore)?.lines_per_second();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

@@ -6,10 +6,12 @@
 
 mod append;
 mod baseline;
+mod files;
 mod hunt;
 mod input;
 mod latency;
 mod report;
+mod restart;
 mod ship;
 mod stage;
 
@@ -37,6 +39,10 @@ enum Command {
     Append(append::Options),
     /// From the write of a line to a consumer having it, at 1,000 lines a second and at half speed
     Latency(latency::Options),
+    /// An agent started on a large spool: time until it is ready, memory
+    Restart(restart::Options),
+    /// Many files, each with a few lines now and then or none: what a quiet host pays
+    Files(files::Options),
     /// Kills either side at random moments and accounts for every line
     Chaos(hunt::ChaosOptions),
     /// Kills either side at each file-changing system call and accounts for every line
@@ -50,6 +56,7 @@ Examples:
   cargo run --release -p weir-bench -- ship
   cargo run --release -p weir-bench -- ship --input json --mib 1024 --json
   cargo run --release -p weir-bench -- latency --rate 1000 --seconds 30
+  cargo run --release -p weir-bench -- files --count 20000 --rate 0
   cargo run --release -p weir-bench -- chaos --kills 200
   cargo run --release -p weir-bench -- sweep --kills-each 100
   cargo run --release -p weir-bench -- sim --seeds 1000";
@@ -60,6 +67,8 @@ fn main() -> anyhow::Result<()> {
         Command::Ship(options) => ship::run(&options),
         Command::Append(options) => append::run(&options),
         Command::Latency(options) => latency::run(&options),
+        Command::Restart(options) => restart::run(&options),
+        Command::Files(options) => files::run(&options),
         Command::Chaos(options) => hunt::chaos(&options),
         Command::Sweep(options) => hunt::sweep(&options),
         Command::Sim(options) => hunt::sim(&options),

@@ -126,14 +126,15 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// A valid batch of one record of zeros, not compressed.
 fn zeros_batch(producer: Producer) -> Vec<u8> {
     let mut record = Vec::with_capacity(RECORD_BYTES + 16);
-    // Attributes, timestamp delta, offset delta: all zero. A null key, the value, no headers.
+    // Attributes, timestamp delta, offset delta: all zero. A null key (length -1, which is 1 in
+    // zigzag), the value, no headers.
     record.extend([0, 0, 0]);
-    varint(-1, &mut record);
-    varint(RECORD_BYTES as i64, &mut record);
+    record.push(1);
+    length(RECORD_BYTES, &mut record);
     record.resize(record.len() + RECORD_BYTES, 0);
     record.push(0);
     let mut batch = vec![0; HEADER_BYTES];
-    varint(record.len() as i64, &mut batch);
+    length(record.len(), &mut batch);
     batch.append(&mut record);
     let length = u32::try_from(batch.len() - 12).expect("a batch is below 4 GiB");
     batch[8..12].copy_from_slice(&length.to_be_bytes());
@@ -146,14 +147,14 @@ fn zeros_batch(producer: Producer) -> Vec<u8> {
     batch
 }
 
-/// A zigzag varint, as record batches hold them.
-fn varint(value: i64, out: &mut Vec<u8>) {
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
+/// A length as record batches hold it: a zigzag varint, so twice its value.
+fn length(bytes: usize, out: &mut Vec<u8>) {
+    let mut rest = bytes * 2;
     while rest >= 0x80 {
-        out.push((rest & 0x7F) as u8 | 0x80);
+        out.push(rest.to_le_bytes()[0] | 0x80);
         rest >>= 7;
     }
-    out.push(rest as u8);
+    out.extend(u8::try_from(rest));
 }
 
 /// The real disk, but blocks of zeros are left out of files.

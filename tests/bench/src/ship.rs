@@ -19,11 +19,26 @@ pub(crate) struct Options {
     /// Size of the input in MiB
     #[arg(long, default_value_t = 512)]
     mib: u32,
+
+    /// Writes the input at so many MB/s while it is shipped; without it the file is there before
+    #[arg(long, value_name = "MB/S")]
+    grow: Option<u64>,
+}
+
+/// When the input is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// Before the agent starts.
+    WrittenBefore,
+    /// While it is shipped.
+    MegabytesPerSecond(u64),
 }
 
 /// What shipping a load took.
 pub(crate) struct Shipped {
     pub(crate) took: Duration,
+    /// From the last byte written to the last line durable.
+    pub(crate) behind: Duration,
     pub(crate) used: Both,
     pub(crate) wire_bytes: u64,
     pub(crate) lines: u64,
@@ -38,14 +53,20 @@ impl Shipped {
 }
 
 /// Ships a load from nothing to durable.
-pub(crate) fn ship(kind: Kind, mib: u32) -> Result<Shipped> {
+pub(crate) fn ship(kind: Kind, mib: u32, growth: Growth) -> Result<Shipped> {
     let load = Load::new(kind, mib)?;
     let mut stage = Stage::new("")?;
-    load.write(&stage)?;
+    if growth == Growth::WrittenBefore {
+        load.write(&stage)?;
+    }
     let aggregator_before = stage.aggregator.process()?.usage()?;
     let wire_before = loopback_bytes()?;
     let started = Instant::now();
     stage.agent.spawn(&Wrapper::default())?;
+    let written = match growth {
+        Growth::WrittenBefore => started,
+        Growth::MegabytesPerSecond(rate) => load.write_slowly(&stage, rate)?,
+    };
     let ended = stage.await_durable(load.lines)?;
     let mut used = stage.usage()?;
     used.aggregator.cpu -= aggregator_before.cpu;
@@ -53,6 +74,7 @@ pub(crate) fn ship(kind: Kind, mib: u32) -> Result<Shipped> {
     drop(stage);
     Ok(Shipped {
         took: ended - started,
+        behind: ended - written,
         used,
         wire_bytes,
         lines: load.lines,
@@ -62,7 +84,10 @@ pub(crate) fn ship(kind: Kind, mib: u32) -> Result<Shipped> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    let shipped = ship(options.input, options.mib)?;
+    let growth = options
+        .grow
+        .map_or(Growth::WrittenBefore, Growth::MegabytesPerSecond);
+    let shipped = ship(options.input, options.mib, growth)?;
     let Shipped {
         took,
         used,
@@ -81,14 +106,34 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     report.figure("bare zstd-1 ratio", baseline.ratio, "");
     report.figure("bare zstd-1 cpu", zstd / gigabytes, "s/GB");
     report.figure("duration", seconds, "s");
-    let bar = Bar::AtLeast(1e6);
-    report.against(
-        "lines a second, durable",
-        shipped.lines_per_second(),
-        "",
-        bar,
-    );
+    match growth {
+        Growth::WrittenBefore => {
+            let bar = Bar::AtLeast(1e6);
+            report.against(
+                "lines a second, durable",
+                shipped.lines_per_second(),
+                "",
+                bar,
+            );
+        }
+        Growth::MegabytesPerSecond(_) => {
+            report.figure("lines a second, durable", shipped.lines_per_second(), "");
+            report.figure(
+                "behind the writer at the end",
+                shipped.behind.as_secs_f64(),
+                "s",
+            );
+        }
+    }
     report.figure("throughput", float(*bytes) / 1e6 / seconds, "MB/s");
+    costs(&mut report, used, gigabytes, zstd);
+    let over = float(*wire_bytes) / float(*bytes);
+    report.figure("loopback bytes a byte of input", over, "");
+    Ok(report)
+}
+
+/// What both ends used, beside what they may.
+fn costs(report: &mut Report, used: &Both, gigabytes: f64, zstd: f64) {
     let sides = [
         ("agent", used.agent, 1.6),
         ("aggregator", used.aggregator, 0.25),
@@ -96,30 +141,12 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     for (name, usage, bar) in sides {
         let cpu = usage.cpu.as_secs_f64();
         report.figure(format!("{name} cpu"), cpu / gigabytes, "s/GB");
-        report.against(
-            format!("{name} cpu, of bare zstd-1"),
-            cpu / zstd,
-            "×",
-            Bar::AtMost(bar),
-        );
+        let key = format!("{name} cpu, of bare zstd-1");
+        report.against(key, cpu / zstd, "×", Bar::AtMost(bar));
     }
     let mib = |bytes: u64| float(bytes) / float(1 << 20);
-    let bar = Bar::AtMost(60.0);
-    report.against(
-        "agent memory, peak",
-        mib(used.agent.resident_bytes_max),
-        "MiB",
-        bar,
-    );
-    report.figure(
-        "aggregator memory, peak",
-        mib(used.aggregator.resident_bytes_max),
-        "MiB",
-    );
-    report.figure(
-        "loopback bytes a byte of input",
-        float(*wire_bytes) / float(*bytes),
-        "",
-    );
-    Ok(report)
+    let memory = mib(used.agent.resident_bytes_max);
+    report.against("agent memory, peak", memory, "MiB", Bar::AtMost(60.0));
+    let memory = mib(used.aggregator.resident_bytes_max);
+    report.figure("aggregator memory, peak", memory, "MiB");
 }

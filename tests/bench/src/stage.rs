@@ -120,6 +120,24 @@ impl Load {
         file.sync_all().context("sync the input")
     }
 
+    /// Writes it at so many megabytes a second, whole lines or not; the moment of the last write.
+    pub(crate) fn write_slowly(&self, stage: &Stage, rate: u64) -> Result<Instant> {
+        let folder = stage.world.path("logs");
+        fs::create_dir_all(&folder)?;
+        let mut file = fs::File::create(folder.join("app.log"))?;
+        let started = Instant::now();
+        let mut written = 0;
+        while written < self.bytes.len() {
+            let micros = u64::try_from(started.elapsed().as_micros())?;
+            let due = usize::try_from(micros * rate)?.min(self.bytes.len());
+            file.write_all(&self.bytes[written..due])
+                .context("write the input")?;
+            written = due;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Instant::now())
+    }
+
     /// The yardstick, measured before and after: the machine may have changed its speed.
     pub(crate) fn baseline(&self) -> Result<Baseline> {
         let after = measure(&self.bytes)?;
