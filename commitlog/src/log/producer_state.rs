@@ -225,17 +225,11 @@ impl Known {
                 batch.base_sequence == sequence && batch.records == header.record_count;
             return match batch.crc {
                 _ if !same_place => Verdict::Conflict(*batch),
-                #[cfg(mutant = "dedup_by_sequence_only")]
-                _ => Verdict::Duplicate(*batch),
-                #[cfg(not(mutant = "dedup_by_sequence_only"))]
-                Some(crc) if crc == header.crc => Verdict::Duplicate(*batch),
-                #[cfg(not(mutant = "dedup_by_sequence_only"))]
-                Some(_) => Verdict::Conflict(*batch),
-                #[cfg(not(mutant = "dedup_by_sequence_only"))]
+                Some(crc) if is_same_content(crc, header.crc) => Verdict::Duplicate(*batch),
                 None if self.incomplete => Verdict::Recall,
-                // It is no longer in the log to compare with. What cannot be proven a duplicate is kept.
-                #[cfg(not(mutant = "dedup_by_sequence_only"))]
-                None => Verdict::Conflict(*batch),
+                // Without a CRC, it is no longer in the log to compare with. What cannot be proven a
+                // duplicate is kept.
+                _ => Verdict::Conflict(*batch),
             };
         }
         let behind = self.next.since(sequence) < 1 << 30;
@@ -245,6 +239,13 @@ impl Known {
             Verdict::OutOfOrder(self.next)
         }
     }
+}
+
+fn is_same_content(known_crc: u32, crc: u32) -> bool {
+    #[cfg(mutant = "dedup_by_sequence_only")]
+    return known_crc == crc || known_crc != crc;
+    #[cfg(not(mutant = "dedup_by_sequence_only"))]
+    return known_crc == crc;
 }
 
 fn is_expired(known: &Known, now: Timestamp) -> bool {

@@ -96,12 +96,7 @@ pub(super) fn open(
     let resumed = opening
         .segment(&mut found, snapshot, &mut report)
         .map_err(in_dir(dir))?;
-    let log = assemble(
-        &found,
-        (storage, dir, config),
-        now,
-        (checkpoint, resumed),
-    );
+    let log = assemble(&found, (storage, dir, config), now, (checkpoint, resumed));
     finish(log, report)
 }
 

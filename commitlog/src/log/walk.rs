@@ -64,7 +64,7 @@ impl Walk<'_> {
         let mut walker = Walker {
             walk: self,
             window: Window::new(self.file, file_bytes),
-            claims: claims(self.claims, file_bytes),
+            claims: claims(self.claims),
             continuity: Continuity::default(),
             found: Walked {
                 end: self.from.0,
@@ -160,16 +160,7 @@ impl Walker<'_> {
     /// Goes on behind the damaged batch at `position`, where the index says, or ends.
     fn pass_damage(&mut self, position: u64) -> Result<()> {
         let base = self.walk.base;
-        let after = u32::try_from(position)
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
-        let candidates: Vec<(u32, u32)> = self
-            .claims
-            .range(after..)
-            .map(|(&at, &last)| (at, last))
-            .collect();
-        for (at, last) in candidates {
-            let at = u64::from(at);
+        for at in self.resume_positions(position) {
             let Some(header) = self.window.batch(at)? else {
                 continue;
             };
@@ -178,7 +169,9 @@ impl Walker<'_> {
                 .get()
                 .saturating_sub(self.found.end.get());
             let in_place = gap > 0
-                && header.last_offset() == base.plus(last)
+                && self
+                    .claim(at)
+                    .is_none_or(|last| header.last_offset() == base.plus(last))
                 && self
                     .walk
                     .stop
@@ -196,18 +189,38 @@ impl Walker<'_> {
         Ok(())
     }
 
+    /// Where the index has batches behind `position`: the only places to go on at.
+    fn resume_positions(&self, position: u64) -> Vec<u64> {
+        #[cfg(mutant = "resync_by_search")]
+        return (position + 1..self.found.file_bytes).collect();
+        #[cfg(not(mutant = "resync_by_search"))]
+        self.claims
+            .keys()
+            .map(|&at| u64::from(at))
+            .filter(|&at| at > position)
+            .collect()
+    }
+
     /// The offset after the last batch that the index claims from `position` on, as far as its entries
-    /// follow each other.
+    /// follow each other the way batches do.
     fn claimed_end(&self, position: u64) -> Offset {
         let mut end = self.found.end;
+        let mut before = None;
         let from = u32::try_from(position).unwrap_or(u32::MAX);
-        for &last in self.claims.range(from..).map(|(_, last)| last) {
+        for (&at, &last) in self.claims.range(from..) {
             let next = self.walk.base.plus(last).plus(1);
             let records = next.get() - end.get();
-            if !(1..=i64::from(BATCH_RECORDS_MAX)).contains(&records) {
+            let follows = match before {
+                None => at == from,
+                Some(before) => {
+                    (HEADER_BYTES..=BATCH_BYTES_MAX).contains(&((at - before) as usize))
+                }
+            };
+            if !follows || !(1..=i64::from(BATCH_RECORDS_MAX)).contains(&records) {
                 break;
             }
             end = next;
+            before = Some(at);
         }
         end
     }
@@ -235,11 +248,10 @@ impl Walker<'_> {
 
 /// The index's entries by position. One of all zeros is left out: a sector that never reached the disk
 /// looks the same.
-fn claims(entries: &[IndexEntry], file_bytes: u64) -> BTreeMap<u32, u32> {
+fn claims(entries: &[IndexEntry]) -> BTreeMap<u32, u32> {
     entries
         .iter()
         .filter(|entry| (entry.last, entry.position) != (0, 0))
-        .filter(|entry| u64::from(entry.position) < file_bytes)
         .map(|entry| (entry.position, entry.last))
         .collect()
 }

@@ -6,6 +6,9 @@
     reason = "each test program uses its part, and a test may unwrap"
 )]
 
+pub mod craft;
+pub mod world;
+
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};

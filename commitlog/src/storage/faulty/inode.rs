@@ -192,14 +192,14 @@ fn settle(versions: &[Arc<Page>], now: &Arc<Page>, chance: &mut Chance, mood: Mo
     let mut settled = **durable;
     for sector in 0..PAGE_BYTES / SECTOR_BYTES {
         let bytes = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
-        let changed = versions
-            .iter()
-            .any(|version| version[bytes.clone()] != now[bytes.clone()]);
-        if !changed {
+        let written = |at: &usize| versions.iter().any(|version| version[*at] != now[*at]);
+        let (Some(first), Some(last)) = (bytes.clone().find(written), bytes.rev().find(written))
+        else {
             continue;
-        }
-        let old = &versions[chance.below(versions.len() as u64)][bytes.clone()];
-        mood.settle_sector(chance, &mut settled[bytes.clone()], old, &now[bytes]);
+        };
+        let written = first..last + 1;
+        let old = &versions[chance.below(versions.len() as u64)][written.clone()];
+        mood.settle_sector(chance, &mut settled[written.clone()], old, &now[written]);
     }
     Arc::new(settled)
 }

@@ -2,7 +2,9 @@
 //!
 //! Power cut ([`FaultyDisk::power_cut`], or planned for the N-th changing call): of what was not synced,
 //! - each 512-byte sector becomes old (any version since the last sync), new, zeros, garbage, or new up to
-//!   a point; a page of 4096 is torn between its sectors;
+//!   a point; a page of 4096 is torn between its sectors. The bytes of a sector that were durable and are
+//!   not changed stay as they are: a disk writes a sector whole or not at all, and no format that appends
+//!   without padding could bear less;
 //! - a file's length becomes any it had since the last sync, with zeros where the data did not follow;
 //! - each change of a directory (create, rename, unlink) survives or not, on its own.
 //!
