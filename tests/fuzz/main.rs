@@ -5,3 +5,5 @@
 )]
 
 mod batch;
+mod config;
+mod join;
