@@ -85,3 +85,26 @@ pub fn read(path: &Path) -> io::Result<Option<Credentials>> {
 
 /// A URL and a token have a few hundred.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_read_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weir/credentials.yaml");
+        assert_eq!(read(&path).unwrap(), None);
+        let written = Credentials {
+            server: "http://127.0.0.1:9348".to_owned(),
+            token: "weir_admin_x: \"#y\"".to_owned(),
+        };
+        write(&path, &written).unwrap();
+        assert_eq!(read(&path).unwrap().as_ref(), Some(&written));
+        assert!(!format!("{written:?}").contains("weir_admin"));
+        private_file::write(&path, b"server: [").unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.to_string().contains("credentials.yaml:"), "{error}");
+        assert!(error.to_string().contains("`weir up`"), "{error}");
+    }
+}

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::environment::{self, Environment};
+use crate::limits::PROBLEMS_KEPT_MAX;
 use crate::node::{Entry, Kind, Node};
 use crate::problem::{Problem, Span, Spanned};
 use crate::suggest;
@@ -355,12 +356,14 @@ impl<'a> Fields<'a> {
     }
 
     fn note(&self, span: Span, message: String, help: String) {
-        let problem = Problem {
-            span,
-            message,
-            help,
-        };
-        self.context.problems.borrow_mut().push(problem);
+        let mut problems = self.context.problems.borrow_mut();
+        if problems.len() <= PROBLEMS_KEPT_MAX {
+            problems.push(Problem {
+                span,
+                message,
+                help,
+            });
+        }
     }
 
     /// Notes every key that no option has declared.
@@ -372,6 +375,9 @@ impl<'a> Fields<'a> {
         {
             if self.declared.contains(&key.as_str()) {
                 continue;
+            }
+            if self.context.problems.borrow().len() > PROBLEMS_KEPT_MAX {
+                return;
             }
             let mut keys = self.declared.clone();
             keys.sort_unstable();

@@ -13,6 +13,12 @@ pub(crate) const NODES_MAX: usize = 100_000;
 /// Problems shown of one file. More is noise: one slip of indentation can make a hundred.
 pub(crate) const PROBLEMS_MAX: usize = 50;
 
+/// Problems noted of one file. Past it the search for the nearest word would take seconds.
+pub(crate) const PROBLEMS_KEPT_MAX: usize = 1_000;
+
+/// Characters of a message: it quotes what was written, which may be a whole file.
+pub(crate) const MESSAGE_CHARS_MAX: usize = 1_000;
+
 /// Characters of a source line that are shown under a problem.
 pub(crate) const EXCERPT_CHARS_MAX: usize = 160;
 

@@ -70,3 +70,39 @@ fn sync_parent(path: &Path) -> io::Result<()> {
         .filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_its_owners_and_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        create_dir(&folder).unwrap();
+        create_dir(&folder).unwrap();
+        let path = folder.join("key");
+        // A leftover of a crash, with another mode and more bytes, does not shine through.
+        std::fs::write(folder.join("key.tmp"), "a longer leftover").unwrap();
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path, 3).unwrap(), b"two");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&folder)), (0o600, 0o700));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_or_that_is_too_large_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write(&path, b"secret").unwrap();
+        assert_eq!(
+            read(&path, 5).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = read(&path, 100).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+}

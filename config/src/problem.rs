@@ -14,7 +14,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::limits::{EXCERPT_CHARS_MAX, PROBLEMS_MAX};
+use crate::limits::{EXCERPT_CHARS_MAX, MESSAGE_CHARS_MAX, PROBLEMS_MAX};
 
 /// A place in a source: 1-based line and column and how many characters to mark. The default, line
 /// 0, is no place: the value did not come from a file.
@@ -163,11 +163,14 @@ fn excerpt(line: &str, at: usize, chars: usize) -> (String, usize, usize) {
     (shown, before, chars.min(room).max(1))
 }
 
-/// Text that cannot steer a terminal.
+/// Text that cannot steer a terminal, cut where it would fill one.
 fn escaped(text: &str) -> String {
-    text.chars()
-        .map(|c| if c == '\n' { ' ' } else { printable(c) })
-        .collect()
+    let one_line = |c: char| if c == '\n' { ' ' } else { printable(c) };
+    let mut shown: String = text.chars().take(MESSAGE_CHARS_MAX).map(one_line).collect();
+    if shown.len() < text.len() && text.chars().nth(MESSAGE_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Control characters, and those that reorder or hide text, become `�`.

@@ -197,3 +197,82 @@ fn parse_duration(text: &str) -> Option<u64> {
         rest = tail;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::problem::Span;
+
+    fn read<T: Value>(text: &str) -> Result<T, Mismatch> {
+        T::read(&Scalar {
+            text,
+            span: Span::default(),
+            base: Path::new(""),
+        })
+    }
+
+    #[test]
+    fn sizes_are_read_and_shown_with_their_unit() {
+        for (text, bytes, shown) in [
+            ("0B", 0, "0B"),
+            ("1B", 1, "1B"),
+            ("512KiB", 512 << 10, "512KiB"),
+            ("10MB", 10_000_000, "10MB"),
+            ("1.5GiB", 3 << 29, "1536MiB"),
+            ("4 GiB", 4 << 30, "4GiB"),
+            ("1000KB", 1_000_000, "1MB"),
+            ("16777215TiB", 16_777_215 << 40, "16777215TiB"),
+        ] {
+            let size = read::<ByteSize>(text).unwrap();
+            assert_eq!((size.0, size.show().as_str()), (bytes, shown), "{text}");
+            assert_eq!(read::<ByteSize>(&size.show()), Ok(size));
+        }
+        for text in [
+            "",
+            "B",
+            "1",
+            "1.KiB",
+            ".5KiB",
+            "1.5.5KiB",
+            "-1B",
+            "16777216TiB",
+            "1kib",
+        ] {
+            read::<ByteSize>(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn durations_are_read_and_shown_with_their_units() {
+        for (text, ms, shown) in [
+            ("0s", 0, "0s"),
+            ("200ms", 200, "200ms"),
+            ("10s", 10_000, "10s"),
+            ("1h30m", 5_400_000, "1h30m"),
+            ("1.5h", 5_400_000, "1h30m"),
+            ("30d", 2_592_000_000, "30d"),
+            ("90m", 5_400_000, "1h30m"),
+        ] {
+            let duration = read::<Duration>(text).unwrap();
+            assert_eq!(duration, Duration::from_millis(ms), "{text}");
+            assert_eq!(duration.show(), shown, "{text}");
+            assert_eq!(read::<Duration>(shown), Ok(duration));
+        }
+        for text in [
+            "", "s", "1", "1h1h", "1m1h", "1 h 30", "-1s", "1w", "1e3s", "300000d",
+        ] {
+            read::<Duration>(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_share_is_whole_and_at_most_all() {
+        assert_eq!(read("0%"), Ok(Percent(0)));
+        assert_eq!(read("100%"), Ok(Percent(100)));
+        for text in ["101%", "90", "0.9", "-1%", "%", "256%"] {
+            read::<Percent>(text).unwrap_err();
+        }
+    }
+}

@@ -146,3 +146,79 @@ fn checksum(open: &str, secret: &[u8; 16]) -> [u8; 4] {
 }
 
 const PREFIX: &str = "weir1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> JoinToken {
+        JoinToken {
+            pin: AuthorityPin([0x5a; 20]),
+            id: TokenId([9, 8, 7, 6, 5]),
+            secret: Secret(*b"sixteen letters!"),
+            addresses: vec!["logs.example.com:9347".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_token_reads_as_it_is_written() {
+        let text = sample().to_string();
+        assert_eq!(
+            text,
+            "weir1.ljnfuws2ljnfuws2ljnfuws2ljnfuws2.beeaobqf.onuxq5dfmvxca3dfor2gk4ttehltee4c\
+             @logs.example.com:9347"
+        );
+        assert_eq!(format!("  {text}\n").parse(), Ok(sample()));
+        // The addresses may be edited: a host has many names.
+        let edited = text.replace("logs.example.com:9347", "10.0.0.1:9347,[::1]:1");
+        let read: JoinToken = edited.parse().unwrap();
+        assert_eq!(read.addresses.len(), 2);
+        assert_eq!(read.secret, sample().secret);
+    }
+
+    #[test]
+    fn a_slip_in_any_letter_is_noticed() {
+        let text = sample().to_string();
+        let end = text.find('@').unwrap();
+        for at in 0..end {
+            for letter in ['b', '7', '.'] {
+                let mut slip = text.clone();
+                slip.replace_range(at..=at, &letter.to_string());
+                assert!(slip == text || slip.parse::<JoinToken>().is_err(), "{slip}");
+            }
+            let mut cut = text.clone();
+            cut.remove(at);
+            cut.parse::<JoinToken>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_so() {
+        let text = sample().to_string();
+        let later = text.replacen("weir1", "weir2", 1);
+        for (text, error) in [
+            ("", TokenError::Form),
+            ("weir1.a.b.c@h:1", TokenError::Checksum),
+            (&later, TokenError::Version),
+            (&text.to_uppercase(), TokenError::Form),
+            (text.split('@').next().unwrap(), TokenError::Form),
+        ] {
+            assert_eq!(text.parse::<JoinToken>(), Err(error), "{text}");
+        }
+        let portless = text.replace(":9347", "");
+        assert!(matches!(
+            portless.parse::<JoinToken>(),
+            Err(TokenError::Address(_))
+        ));
+        "x".repeat(100_000).parse::<JoinToken>().unwrap_err();
+    }
+
+    #[test]
+    fn the_secret_is_not_shown_by_accident() {
+        let shown = format!("{:?}", sample());
+        assert!(
+            !shown.contains("onuxq5") && !shown.contains("sixteen"),
+            "{shown}"
+        );
+    }
+}
