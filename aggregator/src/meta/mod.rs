@@ -7,13 +7,14 @@
 //! do, and a write that failed is retried on a database opened anew. After a failed fsync nothing
 //! more is written until the process starts again.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, TopicPartition};
-use commitlog::storage::Storage;
+use commitlog::storage::{OpenMode, Storage, temporary_name};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -169,15 +170,38 @@ impl Meta {
         if let Some(database) = &*slot {
             return Ok(Arc::clone(database));
         }
-        let file = StorageFile::open(&*self.storage, &self.path, Arc::clone(&self.sync_failed))?;
-        let opened = Builder::new()
+        self.make_if_missing()?;
+        let database = Arc::new(self.open_at(&self.path)?);
+        *slot = Some(Arc::clone(&database));
+        Ok(database)
+    }
+
+    /// Makes an empty database beside its place and moves it there when it is whole: a file that is
+    /// there and cannot be read is damaged, never new.
+    fn make_if_missing(&self) -> Result<()> {
+        let told = |error| Error::io(self.path.display().to_string(), error);
+        match self.storage.open(&self.path, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop).map_err(told),
+        }
+        let beside = temporary_name(&self.path);
+        match self.storage.remove(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
+            _ => {}
+        }
+        drop(self.open_at(&beside)?);
+        self.storage.rename(&beside, &self.path).map_err(told)?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        self.storage.sync_dir(dir).map_err(told)
+    }
+
+    fn open_at(&self, path: &Path) -> Result<Database> {
+        let file = StorageFile::open(&*self.storage, path, Arc::clone(&self.sync_failed))?;
+        Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
             .create_with_backend(file)
-            .map_err(|error| wrong(&self.path, error.into()))?;
-        let database = Arc::new(opened);
-        *slot = Some(Arc::clone(&database));
-        Ok(database)
+            .map_err(|error| wrong(path, error.into()))
     }
 
     /// What a failure means; the next call opens the database anew.

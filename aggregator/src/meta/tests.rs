@@ -1,5 +1,6 @@
 use super::*;
 use commitlog::storage::disk::Disk;
+use commitlog::storage::faulty::{Fault, FaultyDisk};
 use serde::Deserialize;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -92,4 +93,47 @@ fn damage_is_an_error_that_says_what_to_do() {
         }
     }
     assert!(told > 0);
+}
+
+/// Commits three times, with the power cut at every call of it and once more in the recovery.
+#[test]
+fn a_power_cut_at_any_call_loses_nothing_that_was_answered() {
+    let path = Path::new("/data/meta.redb");
+    let open = |disk: &FaultyDisk| Meta::open(Arc::new(disk.clone()), path);
+    let mut whole_life = false;
+    let mut cut = 0;
+    while !whole_life {
+        let disk = FaultyDisk::new();
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk.plan(disk.calls() + cut, Fault::PowerCut);
+        let mut answered = 0;
+        if let Ok(meta) = open(&disk) {
+            for offset in 1..=3 {
+                match meta.put_offsets("g", &[at("logs-0", offset)]) {
+                    Ok(()) => answered = offset,
+                    Err(_) => break,
+                }
+            }
+        }
+        whole_life = !disk.is_off();
+        disk.forgive();
+        disk.power_cut();
+        disk.restart(cut);
+        disk.plan(disk.calls() + cut % 5, Fault::PowerCut);
+        drop(open(&disk));
+        disk.forgive();
+        disk.power_cut();
+        disk.restart(cut + 1);
+        let meta = open(&disk).unwrap_or_else(|error| panic!("cut at call {cut}: {error}"));
+        let found = meta
+            .offsets("g")
+            .unwrap()
+            .first()
+            .map_or(0, |(_, offset)| offset.get());
+        assert!(
+            found == answered || found == answered + 1,
+            "cut at call {cut}: {answered} → {found}"
+        );
+        cut += 1;
+    }
 }
