@@ -17,6 +17,9 @@ use crate::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX};
 use crate::meta::Meta;
 use crate::topics::Topics;
 
+#[cfg(test)]
+mod tests;
+
 /// A group's name: 1 to 200 of `a-z A-Z 0-9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupName(Arc<str>);

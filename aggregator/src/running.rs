@@ -29,6 +29,9 @@ use crate::parts::Parts;
 use crate::telemetry::Telemetry;
 use crate::topics::{SyncThreads, Topics, TopicsConfig};
 
+#[cfg(test)]
+mod tests;
+
 /// A running aggregator. [`Running::stop`] it: dropping it leaves the logs to recovery.
 pub struct Running {
     /// Where agents connect.

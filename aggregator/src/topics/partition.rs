@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use commitlog::error::{Error, ErrorKind, Result};
-use commitlog::id::{Offset, ProducerId, Timestamp, TopicPartition};
+use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
+use commitlog::log::common::Common;
 use commitlog::log::partition::{Appended, LogConfig, Outcome, PartitionLog, ProducerState};
 use commitlog::log::reader::{LogReader, Slice, Until};
 use commitlog::log::recovery::Recovery;
@@ -135,6 +136,17 @@ impl Partition {
             }
         };
         self.shared.blocking.run(look_up).await
+    }
+
+    /// What of a producer's batches, claimed by first sequence and CRC, the log holds.
+    pub async fn common(
+        &self,
+        (id, epoch): (ProducerId, ProducerEpoch),
+        claims: Vec<(Sequence, u32)>,
+    ) -> Result<Option<Common>> {
+        let reader = self.reader()?;
+        let search = move || reader.common(id, epoch, &claims);
+        Ok(self.shared.blocking.run(search).await)
     }
 
     /// A reader, for any thread that may wait for the disk.

@@ -125,10 +125,11 @@ impl Topics {
         for number in 0..SYNC_THREADS {
             let topics = self.clone();
             let alive = health.expect("sync");
+            alive.running();
             let thread = std::thread::Builder::new()
                 .name(format!("sync-{number}"))
                 .spawn(move || {
-                    alive.running();
+                    let _until_it_ends = alive;
                     while let Some(partition) = topics.shared.dirty.wait() {
                         partition.sync();
                     }
