@@ -117,9 +117,9 @@ async fn connect(broker: Broker, incoming: Incoming, handshaking: Handshaking) {
         let mut stream = tokio::io::join(reader, writer);
         enrol(&broker, &mut stream, handshake).await;
         let mut writer = stream.into_inner().1;
-        if writer.finish().is_ok() {
-            drop(timeout(CLOSE_GRACE, writer.stopped()).await);
-        }
+        // The exchange has finished it already; closing before the answer has arrived would cut it.
+        drop(writer.finish());
+        drop(timeout(CLOSE_GRACE, writer.stopped()).await);
         connection.close(VarInt::from_u32(0), b"over");
         return;
     }
