@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use weir_tests::agent::{Agent, AgentOptions};
 use weir_tests::aggregator::{Aggregator, AggregatorOptions};
 use weir_tests::api::{Entry, Fetch};
-use weir_tests::condition::{wait, when};
+use weir_tests::condition::{Seen, wait, when};
 use weir_tests::limits::{DRAIN_MAX, FETCH_BYTES, READY_MAX};
 use weir_tests::process::{Process, run};
 use weir_tests::programs;
@@ -157,7 +157,9 @@ fn up_needs_no_configuration_and_tail_prints_exactly_the_lines() -> Result<()> {
         run(&mut command)
     };
     wait("weir tail printing the file", READY_MAX, || {
-        up.expect_running()?;
+        if let Some(obituary) = up.obituary()? {
+            return Ok(Seen::Never(obituary));
+        }
         let text = tail(&["--from", "beginning"])?;
         when(text.len() >= lines.len(), || {
             format!("{} bytes of {}", text.len(), lines.len())

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::api::Api;
-use crate::condition::{Seen, wait};
+use crate::condition::{Seen, wait, when};
 use crate::limits::{READY_MAX, TERMINATE_MAX};
 use crate::process::{Process, Wrapper, run};
 use crate::programs;
@@ -100,16 +100,11 @@ impl Aggregator {
             .as_mut()
             .context("the aggregator was not started")?;
         wait("a ready aggregator", READY_MAX, || {
-            if let Some(status) = process.ended()? {
-                return Ok(Seen::Yes(Some(status)));
+            if let Some(obituary) = process.obituary()? {
+                return Ok(Seen::Never(obituary));
             }
-            Ok(if api.is_ready()? {
-                Seen::Yes(None)
-            } else {
-                Seen::no("not ready")
-            })
-        })?;
-        process.expect_running()
+            when(api.is_ready()?, || "not ready".to_owned())
+        })
     }
 
     /// Starts it again and waits until it is ready.

@@ -16,6 +16,8 @@ pub enum Seen<T> {
     Yes(T),
     /// Not yet, and why.
     No(String),
+    /// It will not any more, and why; the wait ends at once.
+    Never(String),
 }
 
 impl<T> Seen<T> {
@@ -46,6 +48,7 @@ pub fn wait<T>(
         let why = match look() {
             Ok(Seen::Yes(value)) => return Ok(value),
             Ok(Seen::No(why)) => why,
+            Ok(Seen::Never(why)) => bail!("waited for {what}: {why}"),
             Err(error) => format!("{error:#}"),
         };
         if started.elapsed() >= within {

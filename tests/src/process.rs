@@ -117,14 +117,23 @@ impl Process {
 
     /// An error that shows the log's end when the program has ended by itself.
     pub fn expect_running(&mut self) -> Result<()> {
-        match self.ended()? {
+        match self.obituary()? {
             None => Ok(()),
-            Some(status) => bail!(
+            Some(obituary) => bail!(obituary),
+        }
+    }
+
+    /// How it ended by itself and what it said last, if it has.
+    pub fn obituary(&mut self) -> Result<Option<String>> {
+        let ended = self.ended()?;
+        let text = |status| {
+            format!(
                 "{} ended by itself: {status}\n{}",
                 self.name,
                 tail(&self.log)
-            ),
-        }
+            )
+        };
+        Ok(ended.map(text))
     }
 
     /// Processor seconds (user and system) and the highest resident memory so far.

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::agent::Agent;
 use crate::aggregator::Aggregator;
@@ -128,8 +128,13 @@ fn live(sides: &mut Sides, victim: Victim, wrapper: &Wrapper, total: u64) -> Res
     let was_killed = wait("a killed victim or all lines durable", LIFE_MAX, || {
         if let Some(status) = process.ended()? {
             let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-            ensure!(signal == Some(9), "ended by itself: {status}");
-            return Ok(Seen::Yes(true));
+            let is_kill = signal == Some(9);
+            let ended = format!("ended by itself: {status}");
+            return Ok(if is_kill {
+                Seen::Yes(true)
+            } else {
+                Seen::Never(ended)
+            });
         }
         let durable = api.durable_records("logs")?;
         Ok(if durable >= total {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::any_port;
-use crate::rig::{Agent, Aggregator, numbered_lines, partition, until};
+use crate::rig::{Agent, Aggregator, assert_lines, numbered_lines, partition, until};
 
 fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -121,9 +121,10 @@ async fn a_newer_connection_fences_the_older_one() {
     .await;
     first.stop().await;
     until("all is acknowledged", async || agent.is_empty()).await;
-    assert_eq!(
-        aggregator.lines(&logs).await,
-        numbered_lines(&logs, written)
+    assert_lines(
+        &aggregator.lines(&logs).await,
+        &numbered_lines(&logs, written),
+        "",
     );
     second.stop().await;
     aggregator.stop().await;

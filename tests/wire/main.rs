@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent::producer::stats::Connected;
 use network::Firewall;
-use rig::{Agent, Aggregator, numbered_lines, partition, until};
+use rig::{Agent, Aggregator, assert_lines, numbered_lines, partition, until};
 
 fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
@@ -33,10 +33,15 @@ async fn spooled_batches_arrive_once_and_are_freed() {
     agent.write_numbered(&second, 0, 500);
     agent.write_numbered(&first, 1000, 500);
     until("all is acknowledged", async || agent.is_empty()).await;
-    assert_eq!(aggregator.lines(&first).await, numbered_lines(&first, 1500));
-    assert_eq!(
-        aggregator.lines(&second).await,
-        numbered_lines(&second, 500)
+    assert_lines(
+        &aggregator.lines(&first).await,
+        &numbered_lines(&first, 1500),
+        "",
+    );
+    assert_lines(
+        &aggregator.lines(&second).await,
+        &numbered_lines(&second, 500),
+        "",
     );
     shipping.stop().await;
     aggregator.stop().await;
@@ -73,9 +78,10 @@ async fn blocked_udp_is_left_for_tcp_within_three_seconds_and_taken_up_again() {
     agent.write_numbered(&logs, written, 100);
     written += 100;
     until("all is acknowledged", async || agent.is_empty()).await;
-    assert_eq!(
-        aggregator.lines(&logs).await,
-        numbered_lines(&logs, written)
+    assert_lines(
+        &aggregator.lines(&logs).await,
+        &numbered_lines(&logs, written),
+        "",
     );
     shipping.stop().await;
     aggregator.stop().await;
@@ -100,7 +106,8 @@ async fn connections_cut_at_any_moment_lose_and_repeat_nothing() {
     let shipping = agent.ship(&[aggregator.address], identity);
     until("all is acknowledged", async || agent.is_empty()).await;
     let lines = aggregator.lines(&logs).await;
-    assert_eq!(lines, numbered_lines(&logs, written), "seed {seed:#x}");
+    let seed = format!("seed {seed:#x}");
+    assert_lines(&lines, &numbered_lines(&logs, written), &seed);
     shipping.stop().await;
     aggregator.stop().await;
 }
@@ -128,9 +135,10 @@ async fn an_aggregator_that_restarts_goes_on_where_it_was() {
         .await;
     }
     until("all is acknowledged", async || agent.is_empty()).await;
-    assert_eq!(
-        aggregator.lines(&logs).await,
-        numbered_lines(&logs, written)
+    assert_lines(
+        &aggregator.lines(&logs).await,
+        &numbered_lines(&logs, written),
+        "",
     );
     shipping.stop().await;
     aggregator.stop().await;
@@ -158,10 +166,10 @@ async fn agents_fail_over_and_come_home() {
     home.stop().await;
     agent.write_numbered(&logs, 300, 300);
     until("the other takes it", async || agent.is_empty()).await;
-    assert_eq!(
-        other.lines(&logs).await,
-        numbered_lines(&logs, 600)[300..],
-        "what home acknowledged stays there"
+    assert_lines(
+        &other.lines(&logs).await,
+        &numbered_lines(&logs, 600)[300..],
+        "what home acknowledged stays there",
     );
 
     let home = Aggregator::start_with(home_dir.path(), address, authority).await;
@@ -176,7 +184,7 @@ async fn agents_fail_over_and_come_home() {
     let mut all = home.lines(&logs).await;
     all.extend(other.lines(&logs).await);
     all.sort();
-    assert_eq!(all, numbered_lines(&logs, written));
+    assert_lines(&all, &numbered_lines(&logs, written), "both together");
     shipping.stop().await;
     home.stop().await;
     other.stop().await;

@@ -354,3 +354,32 @@ impl Shipping {
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 }
+
+/// Names what is lost, repeated or out of order, rather than print everything.
+#[track_caller]
+pub(crate) fn assert_lines(found: &[String], expected: &[String], context: &str) {
+    if found == expected {
+        return;
+    }
+    let mut counts = std::collections::BTreeMap::<&String, i64>::new();
+    found
+        .iter()
+        .for_each(|it| *counts.entry(it).or_default() += 1);
+    expected
+        .iter()
+        .for_each(|it| *counts.entry(it).or_default() -= 1);
+    let short = |it: &String| it.chars().take(40).collect::<String>();
+    let named = |wanted: fn(i64) -> bool| {
+        let all = counts.iter().filter(|(_, count)| wanted(**count));
+        let names: Vec<_> = all.map(|(it, _)| short(it)).collect();
+        format!("{} ({:?} …)", names.len(), &names[..names.len().min(5)])
+    };
+    let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+    panic!(
+        "{context}: {} lines for {}; lost {}; repeated or invented {}; first difference at {differs:?}",
+        found.len(),
+        expected.len(),
+        named(|count| count < 0),
+        named(|count| count > 0),
+    );
+}

@@ -45,7 +45,9 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     stage.agent.spawn(&Wrapper::default())?;
     let client = Api::new(stage.agent_http, &PathBuf::new());
     let took = wait("a ready agent", MEASURE_MAX, || {
-        stage.agent.process()?.expect_running()?;
+        if let Some(obituary) = stage.agent.process()?.obituary()? {
+            return Ok(Seen::Never(obituary));
+        }
         let (status, _) = client.get("/readyz")?;
         Ok(if status == 200 {
             Seen::Yes(started.elapsed())
