@@ -112,5 +112,15 @@ pub const READ_WINDOW_BYTES: usize = 1024 * 1024;
 /// Past it a retry that old is answered as out of order, with the sequence to go on with.
 pub const RECALL_BATCHES_MAX: usize = 4096;
 
+/// Batches that are looked through, backwards, for what a cloned or rolled-back spool shares with the log.
+/// A read of 61 bytes each; past it the spool's batches are sent again.
+pub const COMMON_SCAN_BATCHES_MAX: usize = 65_536;
+
+/// Batches that an agent claims at once to find what its spool shares with a log.
+pub const CLAIMS_MAX: usize = 4096;
+
 /// Gaps told in one read; the next read tells the next.
 pub const GAPS_PER_READ_MAX: usize = 1024;
+
+/// How deep below a path partitions' directories are looked for. Ours lie two deep.
+pub const DIRECTORY_DEPTH_MAX: usize = 6;

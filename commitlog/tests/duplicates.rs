@@ -14,15 +14,15 @@ use commitlog::log::partition::{Appended, LogConfig, Outcome, PartitionLog};
 use commitlog::storage::faulty::FaultyDisk;
 use support::{NOW, batch, offset, producer};
 
-struct Log {
+struct Session {
     disk: FaultyDisk,
     log: Option<PartitionLog>,
     now: Timestamp,
 }
 
-impl Log {
-    fn new() -> Log {
-        let mut log = Log {
+impl Session {
+    fn new() -> Session {
+        let mut log = Session {
             disk: FaultyDisk::new(),
             log: None,
             now: NOW,
@@ -73,12 +73,12 @@ fn sequence(value: i32) -> Sequence {
 }
 
 /// Ways to come back to the same log.
-const RETURNS: [fn(&mut Log); 3] = [|_| {}, Log::close_and_open, Log::kill_and_open];
+const RETURNS: [fn(&mut Session); 3] = [|_| {}, Session::close_and_open, Session::kill_and_open];
 
 #[test]
 fn i9_the_last_five_batches_are_known_again_with_their_offsets() {
     for come_back in RETURNS {
-        let mut log = Log::new();
+        let mut log = Session::new();
         for number in 0..7 {
             log.takes(
                 producer(1, number * 2),
@@ -120,7 +120,7 @@ fn i9_the_last_five_batches_are_known_again_with_their_offsets() {
 #[test]
 fn i9_other_content_under_a_known_sequence_is_a_conflict_and_drops_nothing() {
     for come_back in RETURNS {
-        let mut log = Log::new();
+        let mut log = Session::new();
         log.takes(producer(1, 0), &[b"mine"]);
         log.takes(producer(1, 1), &[b"b", b"c"]);
         come_back(&mut log);
@@ -145,7 +145,7 @@ fn i9_other_content_under_a_known_sequence_is_a_conflict_and_drops_nothing() {
 #[test]
 fn a_gap_is_refused_with_the_sequence_to_go_on_with() {
     for come_back in RETURNS {
-        let mut log = Log::new();
+        let mut log = Session::new();
         log.takes(producer(1, 1000), &[b"an unknown producer begins anywhere"]);
         come_back(&mut log);
         let outcome = log.send(producer(1, 1002), &[b"x"]).outcome;
@@ -166,7 +166,7 @@ fn a_new_epoch_begins_at_zero_and_fences_the_old() {
             epoch: ProducerEpoch::new(epoch).unwrap(),
             ..producer(1, at)
         };
-        let mut log = Log::new();
+        let mut log = Session::new();
         log.takes(producer(1, 5), &[b"a"]);
         come_back(&mut log);
         let outcome = log.send(epoch(1, 6), &[b"b"]).outcome;
@@ -192,7 +192,7 @@ fn a_new_epoch_begins_at_zero_and_fences_the_old() {
 #[test]
 fn sequences_wrap() {
     for come_back in RETURNS {
-        let mut log = Log::new();
+        let mut log = Session::new();
         log.takes(producer(1, i32::MAX - 1), &[b"a", b"b", b"c"]);
         come_back(&mut log);
         let again = log.send(producer(1, i32::MAX - 1), &[b"a", b"b", b"c"]);
@@ -204,7 +204,7 @@ fn sequences_wrap() {
 #[test]
 fn a_producer_is_forgotten_after_thirty_days_of_silence() {
     for come_back in RETURNS {
-        let mut log = Log::new();
+        let mut log = Session::new();
         log.takes(producer(1, 0), &[b"a"]);
         log.now = Timestamp(NOW.0 + PRODUCER_EXPIRY_MS);
         come_back(&mut log);
@@ -220,12 +220,12 @@ fn a_producer_is_forgotten_after_thirty_days_of_silence() {
 
 #[test]
 fn what_is_durable_of_a_producer_lags_behind_what_is_appended() {
-    let mut log = Log::new();
+    let mut log = Session::new();
     log.takes(producer(1, 0), &[b"a", b"b"]);
     let job = log.log().start_sync().unwrap();
     log.takes(producer(1, 2), &[b"c"]);
     assert!(log.log().start_sync().is_none(), "one at a time");
-    let durable = |log: &mut Log| {
+    let durable = |log: &mut Session| {
         log.log()
             .producer(producer(1, 0).id)
             .unwrap()
@@ -242,7 +242,7 @@ fn what_is_durable_of_a_producer_lags_behind_what_is_appended() {
 
 #[test]
 fn a_duplicate_of_what_retention_dropped_is_not_dropped() {
-    let mut log = Log::new();
+    let mut log = Session::new();
     log.takes(producer(1, 0), &[b"a"]);
     for number in 0..10 {
         log.takes(producer(2, number), &[b"fills a segment or two"]);

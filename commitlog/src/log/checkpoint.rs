@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ use super::names;
 const MAGIC: &[u8; 8] = b"WEIRCKP1";
 const MARK_BYTES: usize = 60;
 const NO_TIMESTAMP: i64 = i64::MIN;
+/// No checksum of 32 bits.
+const NOT_WRITTEN: u64 = u64::MAX;
 
 /// What is known to be durable of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +159,9 @@ pub(super) struct CheckpointFile {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     content: Mutex<Checkpoint>,
+    /// The checksum of what the file holds; [`NOT_WRITTEN`] when it is missing or damaged. Changed only
+    /// under `content`'s lock.
+    written: AtomicU64,
 }
 
 impl CheckpointFile {
@@ -172,10 +178,15 @@ impl CheckpointFile {
             }
             Err(_) => (Checkpoint::default(), Loaded::Damaged),
         };
+        let written = match loaded {
+            Loaded::Whole => checksum(&content.encode()),
+            Loaded::Missing | Loaded::Damaged => NOT_WRITTEN,
+        };
         let file = CheckpointFile {
             storage,
             path,
             content: Mutex::new(content),
+            written: AtomicU64::new(written),
         };
         (file, loaded)
     }
@@ -185,20 +196,30 @@ impl CheckpointFile {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the content and makes it durable; on an error the file and the content stay as they
-    /// were.
+    /// Changes the content and makes it durable, with what was changed in memory before. On an error the
+    /// content stays as it was.
     pub(super) fn update(&self, change: impl FnOnce(&mut Checkpoint)) -> Result<()> {
         let mut content = self.content();
         let mut next = content.clone();
         change(&mut next);
-        if next == *content {
+        let bytes = next.encode();
+        if self.written.load(Ordering::Relaxed) == checksum(&bytes) {
             return Ok(());
         }
-        write_atomically(self.storage.as_ref(), &self.path, &next.encode())
+        // A failure may come before or after the rename.
+        self.written.store(NOT_WRITTEN, Ordering::Relaxed);
+        write_atomically(self.storage.as_ref(), &self.path, &bytes)
             .map_err(|e| Error::io(format!("cannot write {}", self.path.display()), e))?;
+        self.written.store(checksum(&bytes), Ordering::Relaxed);
         *content = next;
         Ok(())
     }
+}
+
+/// The checksum that the file's bytes end with.
+fn checksum(bytes: &[u8]) -> u64 {
+    let crc = bytes.last_chunk::<4>().copied();
+    crc.map_or(NOT_WRITTEN, |crc| u64::from(u32::from_be_bytes(crc)))
 }
 
 /// In what state the file was found.

@@ -129,6 +129,11 @@ impl LogReader {
         Ok(None)
     }
 
+    /// Loads the segment that holds `offset`, which rebuilds its index files when they are wrong.
+    pub(super) fn load(&self, offset: Offset) -> Result<()> {
+        self.shared.view(offset).map(|_| ())
+    }
+
     /// The header of the batch that holds `offset`, of appended ones too; `None` when it is damaged,
     /// gone or not yet there.
     pub(super) fn header_at(&self, offset: Offset) -> Option<BatchHeader> {

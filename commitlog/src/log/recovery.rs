@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Offset, Timestamp};
 use crate::storage::{EntryKind, Storage, read_whole, replace};
 
@@ -198,16 +198,18 @@ fn assemble(
 /// Makes what was found durable and marks it, so that the next opening has nothing to do. A full disk
 /// does not keep the log from opening.
 fn finish(mut log: PartitionLog, report: Recovery) -> Result<(PartitionLog, Recovery)> {
-    if log.segment.is_marked() {
-        return Ok((log, report));
+    if !log.segment.is_marked() {
+        let flush = log.segment.flush_with(Some(&log.producers));
+        let flushed = flush.run(&log.shared)?;
+        log.segment.flushed(&flushed, &log.shared);
     }
-    let flush = log.segment.flush_with(Some(&log.producers));
-    let flushed = flush.run(&log.shared)?;
-    log.segment.flushed(&flushed, &log.shared);
-    Ok((log, report))
+    match log.shared.checkpoint.update(|_| {}) {
+        Err(error) if error.kind != ErrorKind::Retry => Err(error),
+        _ => Ok((log, report)),
+    }
 }
 
-fn list(storage: &dyn Storage, dir: &Path) -> io::Result<Found> {
+pub(super) fn list(storage: &dyn Storage, dir: &Path) -> io::Result<Found> {
     let mut found = Found {
         segments: BTreeMap::new(),
         snapshots: Vec::new(),
@@ -267,7 +269,7 @@ fn drop_below_start(
 }
 
 /// The newest snapshot that is whole, and the offset it was taken at.
-fn newest_snapshot(
+pub(super) fn newest_snapshot(
     storage: &dyn Storage,
     dir: &Path,
     found: &Found,

@@ -185,7 +185,9 @@ fn seek(
 fn note_findings(last: &Last, report: &mut Recovery) {
     let walked = &last.walked;
     report.batches += walked.batches;
-    report.gaps.extend(walked.gaps.iter().cloned());
+    report
+        .gaps
+        .extend(walked.lost.iter().map(|(gap, _)| gap.clone()));
     if let Some(position) = walked.position {
         report.bytes_cut += walked.file_bytes.saturating_sub(position);
         if position > walked.file_bytes {

@@ -42,8 +42,8 @@ pub(super) struct Walk<'a> {
 pub(super) struct Walked {
     /// An entry for each batch from the start of the walk on, damaged ones included.
     pub(super) entries: Vec<IndexEntry>,
-    /// What is damaged.
-    pub(super) gaps: Vec<Gap>,
+    /// What is damaged, and where its bytes begin.
+    pub(super) lost: Vec<(Gap, u64)>,
     pub(super) batches: u64,
     /// The offset after the last entry.
     pub(super) end: Offset,
@@ -232,11 +232,8 @@ impl Walker<'_> {
             && let Some(entry) = index::entry(self.walk.base, last, position)
         {
             self.found.entries.push(entry);
-            self.found.gaps.push(Gap {
-                from,
-                to,
-                reason: format!("batch at position {position} is damaged"),
-            });
+            let reason = format!("batch at position {position} is damaged");
+            self.found.lost.push((Gap { from, to, reason }, position));
             self.continuity.lost += u64::try_from(to.get() - from.get()).unwrap_or(0);
         }
         self.found.end = to.max(from);
