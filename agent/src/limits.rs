@@ -169,3 +169,12 @@ pub const JOIN_EXCHANGE_MAX: Duration = Duration::from_secs(20);
 
 /// A partition that was refused is asked for again after this time at least.
 pub const SLOT_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Segments that a full spool has at least, so that freeing them gives room in small steps.
+pub const SPOOL_SEGMENTS_MIN: u64 = 16;
+
+/// Connections to the status address at once: a scraper and a person or two.
+pub const STATUS_CONNECTIONS_MAX: usize = 16;
+
+/// How long a client of the status address may take for its request's header.
+pub const STATUS_HEADER_MAX: Duration = Duration::from_secs(5);

@@ -1,2 +1,232 @@
 //! `weir-agent`: flags, then configuration, then run.
-fn main() {}
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent::ambient::system_clock;
+use agent::check::check;
+use agent::config::AgentConfig;
+use agent::join::{Joining, join};
+use agent::producer::transport::SystemTransport;
+use agent::running::{self, Parts};
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use config::join::token::JoinToken;
+use config::load::{Loaded, load};
+use config::problem::Problems;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Follows log files and ships their lines to a Weir aggregator, losing none
+#[derive(Debug, Parser)]
+#[command(name = "weir-agent", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Follow files and ship them, until SIGTERM or SIGINT
+    #[command(after_help = RUN_HELP)]
+    Run(Configured),
+    /// Say what is wrong with the configuration, and which files it matches
+    #[command(after_help = CHECK_HELP)]
+    Check(Configured),
+    /// Get this host an identity with a token that an aggregator made
+    #[command(after_help = JOIN_HELP)]
+    Join(JoinArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct Configured {
+    /// What to follow and where to ship it, in YAML
+    #[arg(long, value_name = "FILE", default_value = "/etc/weir/agent.yaml")]
+    config: PathBuf,
+
+    /// Where the spool and the identity lie, instead of what the file says
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct JoinArguments {
+    /// The token: weir1.….….…@host:port
+    token: JoinToken,
+
+    /// Where the spool and the identity lie
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weir-agent")]
+    data_dir: PathBuf,
+
+    /// This host's name in the aggregator's list, instead of the kernel's
+    #[arg(long, value_name = "NAME")]
+    host_name: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  weir token create                              # on the aggregator: prints a token
+  weir-agent join TOKEN                          # on this host, once
+  weir-agent check --config agent.yaml
+  weir-agent run --config agent.yaml
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+WEIR_LOG=debug says more, WEIR_LOG=warn less.";
+
+const RUN_HELP: &str = "\
+Examples:
+  weir-agent run --config agent.yaml
+  WEIR_LOG=debug weir-agent run --config agent.yaml --data-dir /tmp/agent
+
+The smallest file:
+  agent: {data_dir: /var/lib/weir-agent}
+  ship: {to: [\"127.0.0.1:9347\"]}
+  logs:
+    app: {files: [\"/srv/app/*.log\"], topic: logs}
+
+The first SIGTERM or SIGINT sends what is spooled, for up to ten seconds; a second one exits at once.
+Nothing is lost either way: what is not sent is in the spool.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  weir-agent check --config agent.yaml
+
+Run it as the user that the agent runs as: it opens every file that the patterns match.";
+
+const JOIN_HELP: &str = "\
+Examples:
+  weir-agent join weir1.….….…@logs.example.org:9347
+  weir-agent join TOKEN --data-dir /srv/agent --host-name web-1
+
+Joining again with a new token keeps the agent's name. A join that was cut off is simply run again.";
+
+/// Wrong usage or configuration, as clap has it too.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(configured) => run(&configured),
+        Command::Check(configured) => say_checked(&configured),
+        Command::Join(arguments) => say_joined(&arguments),
+    };
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let is_usage = error.is::<Problems>();
+    // A closed stderr leaves the exit code to tell.
+    drop(writeln!(io::stderr(), "weir-agent: {error:#}"));
+    if is_usage {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn loaded(configured: &Configured) -> anyhow::Result<Loaded<AgentConfig>> {
+    let mut loaded = load::<AgentConfig>(&configured.config)?;
+    if let Some(data_dir) = &configured.data_dir {
+        loaded.config.agent.data_dir.clone_from(data_dir);
+    }
+    Ok(loaded)
+}
+
+fn run(configured: &Configured) -> anyhow::Result<()> {
+    let loaded = loaded(configured)?;
+    say_events()?;
+    runtime()?.block_on(run_until_signal(loaded.config))
+}
+
+async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
+    let mut stop = StopSignals::listen()?;
+    let running = running::start(config, Parts::real()).await?;
+    tracing::info!(http = ?running.http_addr, "ready");
+    let failed = tokio::select! {
+        () = stop.next() => false,
+        () = running.failed() => true,
+    };
+    tracing::info!("stopping; again to stop at once");
+    tokio::select! {
+        () = stop.next() => bail!("stopped at once; what is not sent is in the spool"),
+        stopped = running.stop() => stopped?,
+    }
+    tracing::info!("stopped");
+    if failed {
+        bail!("a part of the agent ended; the events above say why");
+    }
+    Ok(())
+}
+
+fn say_checked(configured: &Configured) -> anyhow::Result<()> {
+    let checked = check(&loaded(configured)?)?;
+    write!(io::stdout(), "{checked}")?;
+    let path = configured.config.display();
+    Ok(writeln!(io::stdout(), "{path}: fine")?)
+}
+
+fn say_joined(arguments: &JoinArguments) -> anyhow::Result<()> {
+    say_events()?;
+    let kernels = || {
+        let name = rustix::system::uname();
+        name.nodename().to_string_lossy().into_owned()
+    };
+    let host = arguments.host_name.clone().unwrap_or_else(kernels);
+    let joining = Joining {
+        token: &arguments.token,
+        data_dir: &arguments.data_dir,
+        host: &host,
+        transport: Arc::new(SystemTransport),
+        clock: system_clock(),
+    };
+    let joined = runtime()?.block_on(join(joining))?;
+    Ok(writeln!(io::stdout(), "{joined}")?)
+}
+
+/// One thread is enough: the work is done by the data thread and the sync thread.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Sends events to stderr from now on. `WEIR_LOG` chooses which.
+fn say_events() -> anyhow::Result<()> {
+    let wanted = std::env::var("WEIR_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_new(&wanted);
+    let filter = filter.with_context(|| format!("WEIR_LOG={wanted:?} is no filter"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// SIGINT (Ctrl-C) and SIGTERM, heard from the making on.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> io::Result<StopSignals> {
+        Ok(StopSignals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -32,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use commitlog::batch::header::{self, BatchHeader, Producer};
+use commitlog::batch::header::{BatchHeader, Producer};
 use commitlog::error::{Error, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, TopicName, TopicPartition};
 use commitlog::limits::PARTITIONS_MAX;
@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use crate::ambient::{Clock, Random};
 use crate::limits::{LINGER_DEFAULT, LINGER_MAX};
 use meta::Meta;
-use partition::Partition;
+use partition::{Owner, Partition};
 use positions::{Loss, Placed, Table};
 
 pub use sync::SyncTurn;
@@ -196,10 +196,7 @@ impl Spool {
         let Some(partition) = self.partition(of) else {
             return Ok(Vec::new());
         };
-        let (id, epoch) = self.identity();
-        partition.read(from, bytes_max, |header, batch| {
-            restamp(header, batch, id, epoch);
-        })
+        partition.read(from, bytes_max, self.owner())
     }
 
     /// The CRC that the batch beginning at `sequence` is sent with, if such a batch is spooled.
@@ -279,13 +276,7 @@ impl Spool {
     /// Where the next batch of a partition begins; the partition is created on first use.
     pub fn next_producer(&self, to: &TopicPartition) -> Result<Producer> {
         let partition = self.partition_or_create(to)?;
-        let (id, epoch) = self.identity();
-        let base_sequence = Sequence::of_spool_offset(partition.range().end);
-        Ok(Producer {
-            id,
-            epoch,
-            base_sequence,
-        })
+        Ok(self.owner().producer(partition.range().end))
     }
 
     /// Writes a batch that was built with [`next_producer`](Self::next_producer), together with the
@@ -301,20 +292,9 @@ impl Spool {
         if self.is_full() {
             return Ok(Taken::Wait);
         }
-        let (id, epoch) = self.identity();
-        let header = BatchHeader::parse(batch)?;
-        let stamp = |header: &BatchHeader, batch: &mut [u8], base_sequence| {
-            let producer = Producer {
-                id,
-                epoch,
-                base_sequence,
-            };
-            if header.producer != Some(producer) {
-                header::restamp(batch, producer);
-            }
-        };
         let batch_bytes = batch.len() as u64;
-        let taken = partition.append(header, batch, stamp, (self.inner.clock)(), || {
+        let now = (self.inner.clock)();
+        let taken = partition.append(batch, self.owner(), now, || {
             let mut table = self.table();
             for placed in positions.drain(..) {
                 table.put(placed);
@@ -405,9 +385,12 @@ impl Spool {
         &self.inner.dir
     }
 
-    fn identity(&self) -> (ProducerId, ProducerEpoch) {
+    fn owner(&self) -> Owner {
         let state = self.state();
-        (state.meta.producer_id, state.meta.epoch)
+        Owner {
+            id: state.meta.producer_id,
+            epoch: state.meta.epoch,
+        }
     }
 
     fn partition(&self, of: &TopicPartition) -> Option<Arc<Partition>> {
@@ -469,18 +452,6 @@ fn offset_near(range: SpoolRange, sequence: Sequence) -> Option<Offset> {
     let end = Sequence::of_spool_offset(range.end);
     let back = i64::from(end.since(sequence));
     Offset::new(range.end.get() - back).filter(|&offset| offset >= range.start)
-}
-
-/// Gives a spooled batch to the present producer id, if it was cut under another.
-fn restamp(header: &BatchHeader, batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch) {
-    let producer = Producer {
-        id,
-        epoch,
-        base_sequence: Sequence::of_spool_offset(header.base_offset),
-    };
-    if header.producer != Some(producer) {
-        header::restamp(batch, producer);
-    }
 }
 
 /// Takes a lock. What a panicking thread left behind is still consistent: every change is made whole

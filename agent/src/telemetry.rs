@@ -7,6 +7,7 @@ use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::producer::stats::{Connected, Stats};
 use crate::spool::Spool;
 use crate::spool::positions::Loss;
 
@@ -37,6 +38,15 @@ pub const FILES: &str = "weir_agent_files";
 /// Files that cannot be read, by source.
 pub const FILES_UNREADABLE: &str = "weir_agent_files_unreadable";
 
+/// Records written to a stream, sent again ones included.
+pub const SENT_RECORDS: &str = "weir_agent_sent_records_total";
+/// Bytes of batches written to a stream, sent again ones included.
+pub const SENT_BYTES: &str = "weir_agent_sent_bytes_total";
+/// Connections made to aggregators.
+pub const SESSIONS: &str = "weir_agent_sessions_total";
+/// Whether an aggregator is connected: 1 by this transport.
+pub const CONNECTED: &str = "weir_agent_connected";
+
 /// Handles to all metrics; clones count into the same ones.
 #[derive(Clone)]
 pub struct Telemetry {
@@ -54,6 +64,10 @@ pub struct Telemetry {
     durable: IntGaugeVec,
     files: IntGaugeVec,
     files_unreadable: IntGaugeVec,
+    sent_records: IntCounter,
+    sent_bytes: IntCounter,
+    sessions: IntCounter,
+    connected: IntGaugeVec,
 }
 
 /// The handles of one source.
@@ -118,7 +132,33 @@ impl Telemetry {
                 "Files that cannot be read.",
                 &["source"],
             ),
+            sent_records: counter(&registry, SENT_RECORDS, "Records sent."),
+            sent_bytes: counter(&registry, SENT_BYTES, "Bytes sent."),
+            sessions: counter(&registry, SESSIONS, "Connections made."),
+            connected: gauges(
+                &registry,
+                CONNECTED,
+                "Whether an aggregator is connected.",
+                &["transport"],
+            ),
             registry,
+        }
+    }
+
+    /// The producer counts for itself; what it has is copied when somebody asks.
+    fn show_producer(&self, producer: &Stats) {
+        let counts = [
+            (&self.sent_records, producer.sent_records()),
+            (&self.sent_bytes, producer.sent_bytes()),
+            (&self.sessions, producer.sessions()),
+        ];
+        for (counter, count) in counts {
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let connected = producer.connected();
+        for (name, transport) in [("quic", Connected::Quic), ("tcp", Connected::Tcp)] {
+            let gauge = self.connected.with_label_values(&[name]);
+            gauge.set(i64::from(connected == transport));
         }
     }
 
@@ -155,7 +195,8 @@ impl Telemetry {
     }
 
     /// All metrics as Prometheus text, with the spool's as of now.
-    pub fn text(&self, spool: &Spool) -> String {
+    pub fn text(&self, spool: &Spool, producer: &Stats) -> String {
+        self.show_producer(producer);
         let fill = spool.fill();
         self.spool_bytes.set(signed(fill.unacknowledged_bytes));
         self.spool_disk_bytes.set(signed(fill.disk_bytes));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use crate::ambient::{Clock, Now};
@@ -71,13 +72,23 @@ impl Waker {
     }
 }
 
-/// Starts the thread. It gives the pipeline back when it ends.
-pub fn spawn(pipeline: Pipeline, waker: Waker, clock: Clock) -> io::Result<JoinHandle<Pipeline>> {
+/// Starts the thread. It gives the pipeline back when it ends; `failed` is cancelled when it panics.
+pub fn spawn(
+    pipeline: Pipeline,
+    waker: Waker,
+    clock: Clock,
+    failed: CancellationToken,
+) -> io::Result<JoinHandle<Pipeline>> {
     let wake = waker.clone();
     pipeline.spool().on_room(Arc::new(move || wake.wake()));
     std::thread::Builder::new()
         .name("data".to_owned())
-        .spawn(move || run(pipeline, &waker, &clock))
+        .spawn(move || {
+            let guard = failed.drop_guard();
+            let pipeline = run(pipeline, &waker, &clock);
+            guard.disarm();
+            pipeline
+        })
 }
 
 fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {

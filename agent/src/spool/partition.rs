@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use commitlog::batch::header::BatchHeader;
+use commitlog::batch::header::{self, BatchHeader, Producer};
 use commitlog::error::{Error, ErrorKind, Result};
-use commitlog::id::{Offset, Sequence, Timestamp};
+use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use commitlog::log::partition::{LogConfig, Outcome, PartitionLog, SyncDone, SyncJob};
 use commitlog::log::reader::{LogReader, Until};
 use commitlog::storage::Storage;
@@ -25,6 +25,13 @@ pub(crate) struct Place {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) dir: PathBuf,
     pub(crate) config: LogConfig,
+}
+
+/// Whose batches these are to aggregators.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) id: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
 }
 
 pub(crate) struct Partition {
@@ -49,6 +56,26 @@ struct Held {
     folded: Offset,
     trimmed: Offset,
     disk_bytes: u64,
+}
+
+impl Owner {
+    /// The producer that a batch at `offset` bears.
+    pub(crate) fn producer(self, offset: Offset) -> Producer {
+        Producer {
+            id: self.id,
+            epoch: self.epoch,
+            base_sequence: Sequence::of_spool_offset(offset),
+        }
+    }
+
+    /// Gives the batch at `offset` to this owner, unless it is his.
+    fn stamp(self, batch: &mut [u8], offset: Offset) -> Result<()> {
+        let producer = self.producer(offset);
+        if BatchHeader::parse(batch)?.producer != Some(producer) {
+            header::restamp(batch, producer);
+        }
+        Ok(())
+    }
 }
 
 impl Partition {
@@ -96,13 +123,8 @@ impl Partition {
         }
     }
 
-    /// Durable batches from `from` on, each made ready to be sent.
-    pub(crate) fn read(
-        &self,
-        from: Offset,
-        bytes_max: usize,
-        prepare: impl Fn(&BatchHeader, &mut [u8]),
-    ) -> Result<Vec<Bytes>> {
+    /// Durable batches from `from` on, each in the name of `owner`.
+    pub(crate) fn read(&self, from: Offset, bytes_max: usize, owner: Owner) -> Result<Vec<Bytes>> {
         let reader = {
             let held = self.held();
             if from >= held.durable_end {
@@ -116,7 +138,7 @@ impl Partition {
             let header = BatchHeader::parse(&rest)?;
             let mut batch = rest;
             rest = batch.split_off(header.total_bytes().min(batch.len()));
-            prepare(&header, &mut batch);
+            owner.stamp(&mut batch, header.base_offset)?;
             batches.push(Bytes::from(batch));
         }
         Ok(batches)
@@ -151,13 +173,11 @@ impl Partition {
         Ok(())
     }
 
-    /// Appends one batch. `stamp` gives it the sequence where it lands; `then` runs under the same lock
-    /// when it is written.
+    /// Appends one batch, in the name of `owner`. `then` runs under the same lock when it is written.
     pub(crate) fn append(
         &self,
-        header: BatchHeader,
         batch: &mut Vec<u8>,
-        stamp: impl Fn(&BatchHeader, &mut [u8], Sequence),
+        owner: Owner,
         now: Timestamp,
         then: impl FnOnce(),
     ) -> Result<Taken> {
@@ -168,7 +188,7 @@ impl Partition {
         let Some(log) = &mut held.log else {
             return Ok(Taken::Wait);
         };
-        stamp(&header, batch, Sequence::of_spool_offset(log.end()));
+        owner.stamp(batch, log.end())?;
         let appended = match log.append(batch, now) {
             Ok(appended) => appended,
             Err(error) => return held.refuse(error),
@@ -353,12 +373,8 @@ impl Held {
 }
 
 fn open_log(place: &Place, now: Timestamp) -> Result<PartitionLog> {
-    let (log, recovery) = PartitionLog::open(
-        Arc::clone(&place.storage),
-        &place.dir,
-        place.config.clone(),
-        now,
-    )?;
+    let (log, recovery) =
+        PartitionLog::open(Arc::clone(&place.storage), &place.dir, place.config, now)?;
     tracing::debug!(dir = %place.dir.display(), ?recovery, "spool partition opened");
     Ok(log)
 }

@@ -69,7 +69,7 @@ impl Spool {
             if synced.failed {
                 self.state().snapshot.noted = true;
             } else {
-                self.write_snapshot(capture, &partitions);
+                self.write_snapshot(&capture, &partitions);
                 worked = true;
             }
         }
@@ -108,7 +108,7 @@ impl Spool {
         let capture = self.capture(&partitions, Due::Always);
         let synced = self.sync_all(&partitions);
         if let Some(capture) = capture.filter(|_| !synced.failed) {
-            self.write_snapshot(capture, &partitions);
+            self.write_snapshot(&capture, &partitions);
         }
         for partition in partitions.values() {
             partition.trim()?;
@@ -163,7 +163,7 @@ impl Spool {
 
     fn write_snapshot(
         &self,
-        capture: Capture,
+        capture: &Capture,
         partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
     ) {
         let name = open::SNAPSHOTS[usize::from(capture.generation % 2 == 1)];

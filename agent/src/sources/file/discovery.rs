@@ -446,8 +446,8 @@ impl FileSource {
     }
 
     /// A file was opened. When too many are, those that were opened first and are idle are closed.
-    pub(super) fn opened(&mut self, id: EpochId, now: Now) {
-        self.open_files.push_back(id);
+    pub(super) fn opened(&mut self, newest: EpochId, now: Now) {
+        self.open_files.push_back(newest);
         for _ in 0..self.open_files.len() {
             if self.open_files.len() <= self.config.files_open_max {
                 return;
@@ -466,7 +466,7 @@ impl FileSource {
                 continue;
             };
             let idle = now.monotonic.saturating_sub(epoch.grown_at) > IDLE || !queued;
-            if epoch.life == Life::Named && idle {
+            if epoch.life == Life::Named && idle && id != newest {
                 epoch.file = None;
             } else {
                 self.open_files.push_back(id);

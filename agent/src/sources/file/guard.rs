@@ -36,7 +36,6 @@ impl Hasher {
     pub(super) fn lineage(&self, source: &str, path: &[u8]) -> LineageId {
         let length = (source.len() as u64).to_be_bytes();
         let hash = self.hash(&[b"lineage", &length, source.as_bytes(), path]);
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half is as good")]
         LineageId((hash >> 64) as u64)
     }
 

@@ -75,7 +75,7 @@ struct Filled {
     /// Bytes before this were taken before.
     back: usize,
     /// Bytes in the buffer.
-    filled: usize,
+    end: usize,
     /// The file had no more.
     ended: bool,
     /// Bytes after `back` that are whole lines.
@@ -109,7 +109,7 @@ impl Reader {
         let Some(filled) = filled? else {
             return Ok(Read::Replaced);
         };
-        let size = filled.from + filled.filled as u64;
+        let size = filled.from + filled.end as u64;
         if filled.ended && size < epoch.size_seen {
             let lost = epoch.size_seen - size;
             epoch.size_seen = size;
@@ -158,7 +158,7 @@ impl Reader {
         Ok(Some(Filled {
             from,
             back,
-            filled,
+            end: filled,
             ended,
             whole,
         }))
@@ -172,7 +172,7 @@ impl Reader {
     }
 
     fn take(&self, filled: Filled, epoch: &mut Epoch, target: &mut Target<'_, '_>) -> Read {
-        let unterminated = filled.filled - filled.back - filled.whole;
+        let unterminated = filled.end - filled.back - filled.whole;
         let take = if filled.whole == 0 && unterminated >= self.line_bytes_max {
             Take::Piece(self.line_bytes_max)
         } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
@@ -182,7 +182,7 @@ impl Reader {
         };
         let mut cutter = Cutter {
             hasher: &self.hasher,
-            bytes: &self.buffer[..filled.filled],
+            bytes: &self.buffer[..filled.end],
             from: filled.from,
             back: filled.back,
             epoch,

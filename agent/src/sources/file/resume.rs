@@ -81,7 +81,7 @@ impl FileSource {
             lineage.epochs.push_front(epoch);
         }
         match found {
-            Ok(Some((place, opened))) => self.resume_found(id, &position, place, opened, out),
+            Ok(Some(found)) => self.resume_found(id, &position, found, out),
             Ok(None) => self.resume_missing(id, &path, out),
             // Not seen is not gone: the epoch stays as it is known.
             Err(error) => {
@@ -96,8 +96,7 @@ impl FileSource {
         &mut self,
         id: EpochId,
         position: &Position,
-        place: PathBuf,
-        opened: Opened,
+        (place, opened): (PathBuf, Opened),
         out: &mut Outlet<'_>,
     ) {
         let now = out.now();

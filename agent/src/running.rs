@@ -1,0 +1,305 @@
+//! One agent from start to stop: who starts whom, who waits for whom.
+//!
+//! Two threads and a task: the data thread turns files into spooled batches, the sync thread makes them
+//! durable, the producer ships what is durable. Start: the spool is locked and read before anything is
+//! followed. Stop: reading ends first, then the last batches are synced, then the producer has a grace
+//! to send them, then the spool is closed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, ensure};
+use commitlog::storage::Storage;
+use commitlog::storage::disk::Disk;
+use tokio::task::{JoinHandle as TaskHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use crate::ambient::{Clock, Random, system_clock, system_random};
+use crate::config::{AgentConfig, StartAt as ConfigStartAt};
+use crate::identity::ClientIdentity;
+use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN};
+use crate::pipeline::Pipeline;
+use crate::pipeline::thread::{Waker, spawn};
+use crate::producer::transport::{SystemTransport, Transport};
+use crate::producer::{Host, Producer, ShipConfig};
+use crate::sources::Source;
+use crate::sources::file::{FileConfig, FileSource, StartAt};
+use crate::spool::{Spool, SpoolConfig, SyncTurn};
+use crate::status::{self, Status};
+use crate::telemetry::Telemetry;
+
+/// What an agent takes from its surroundings.
+#[derive(Clone)]
+pub struct Parts {
+    /// The disk under the spool.
+    pub storage: Arc<dyn Storage>,
+    /// The network.
+    pub transport: Arc<dyn Transport>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+}
+
+/// A running agent. [`Running::stop`] it: dropping it leaves the spool to recovery.
+pub struct Running {
+    /// Where it serves its own metrics.
+    pub http_addr: Option<std::net::SocketAddr>,
+    spool: Spool,
+    data: JoinHandle<Pipeline>,
+    waker: Waker,
+    sync: JoinHandle<()>,
+    sync_stop: Arc<AtomicBool>,
+    producer: TaskHandle<()>,
+    status: Option<TaskHandle<()>>,
+    shipping: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Parts {
+    /// The real ones.
+    pub fn real() -> Parts {
+        Parts {
+            storage: Arc::new(Disk),
+            transport: Arc::new(SystemTransport),
+            clock: system_clock(),
+            random: system_random(),
+        }
+    }
+}
+
+/// Starts an agent; it follows its files when this returns.
+pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running> {
+    let data_dir = config.agent.data_dir.clone();
+    let identity = ClientIdentity::load(&data_dir, config.ship.tls.as_ref(), parts.clock.clone())?;
+    let aggregators = aggregators(&config, &identity)?;
+    let spool = open_spool(&config, &parts).await?;
+    let telemetry = Telemetry::new();
+    let host = host(&config);
+    let sources = sources(&config, &host, &spool, &telemetry)?;
+
+    let failed = CancellationToken::new();
+    let mut producer = Producer::new(
+        spool.clone(),
+        ShipConfig::new(aggregators),
+        Arc::new(identity),
+        Arc::clone(&parts.random),
+    );
+    producer.transport = parts.transport;
+    producer.host = host;
+    let status = Status::new(
+        spool.clone(),
+        telemetry.clone(),
+        Arc::clone(&producer.stats),
+        failed.clone(),
+    );
+    let (http_addr, status) = match config.agent.http {
+        Some(listen) => {
+            let (addr, task) = status::serve(listen, status).await?;
+            (Some(addr), Some(task))
+        }
+        None => (None, None),
+    };
+
+    let sync_stop = Arc::new(AtomicBool::new(false));
+    let sync = start_sync(spool.clone(), Arc::clone(&sync_stop), failed.clone())?;
+    let waker = Waker::new().context("cannot make a pipe")?;
+    let pipeline = Pipeline::new(sources, spool.clone(), telemetry);
+    let data = spawn(pipeline, waker.clone(), parts.clock, failed.clone())
+        .context("cannot start the data thread")?;
+    let shipping = CancellationToken::new();
+    let producer = tokio::spawn(ship(producer, shipping.clone(), failed.clone()));
+    Ok(Running {
+        http_addr,
+        spool,
+        data,
+        waker,
+        sync,
+        sync_stop,
+        producer,
+        status,
+        shipping,
+        failed,
+    })
+}
+
+impl Running {
+    /// The spool, to be asked how much is in it.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Waits until a part that must not end has ended.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Stops everything in order. An error says that a part had failed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.waker.stop();
+        let data = self.data;
+        let data = spawn_blocking(move || data.join()).await?;
+        // The sync thread goes on: what was flushed last is durable before the producer's grace ends.
+        self.spool.wake_sync();
+        self.shipping.cancel();
+        let producer = self.producer.await;
+        self.sync_stop.store(true, Ordering::Release);
+        self.spool.wake_sync();
+        let sync = self.sync;
+        let sync = spawn_blocking(move || sync.join()).await?;
+        if let Some(status) = self.status {
+            status.abort();
+        }
+        let spool = self.spool;
+        spawn_blocking(move || spool.close())
+            .await?
+            .context("spool is not closed; the next start recovers it")?;
+        ensure!(data.is_ok(), "the data thread has panicked");
+        ensure!(sync.is_ok(), "the sync thread has panicked");
+        producer.context("the producer has panicked")
+    }
+}
+
+async fn ship(producer: Producer, shutdown: CancellationToken, failed: CancellationToken) {
+    let guard = failed.drop_guard();
+    producer.run(shutdown.clone()).await;
+    if shutdown.is_cancelled() {
+        guard.disarm();
+    }
+}
+
+fn start_sync(
+    spool: Spool,
+    stop: Arc<AtomicBool>,
+    failed: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let run = move || {
+        let guard = failed.drop_guard();
+        while !stop.load(Ordering::Acquire) {
+            if let SyncTurn::Idle(due) = spool.sync_turn() {
+                spool.wait_for_work(due);
+            }
+        }
+        guard.disarm();
+    };
+    std::thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(run)
+        .context("cannot start the sync thread")
+}
+
+async fn open_spool(config: &AgentConfig, parts: &Parts) -> anyhow::Result<Spool> {
+    let bytes_max = config.ship.spool.size.0;
+    let spool_config = SpoolConfig {
+        data_dir: config.agent.data_dir.clone(),
+        bytes_max,
+        segment_bytes: SPOOL_SEGMENT_BYTES.min(bytes_max / SPOOL_SEGMENTS_MIN),
+    };
+    let parts = parts.clone();
+    let opening = move || Spool::open(parts.storage, spool_config, parts.clock, parts.random);
+    let (spool, report) = spawn_blocking(opening).await??;
+    for repair in &report.repairs {
+        tracing::warn!(repair, "spool was damaged");
+    }
+    let fill = spool.fill();
+    tracing::info!(
+        data_dir = %config.agent.data_dir.display(),
+        producer_id = %spool.producer_id(),
+        unacknowledged_bytes = fill.unacknowledged_bytes,
+        files = spool.positions().len(),
+        "spool opened"
+    );
+    Ok(spool)
+}
+
+fn aggregators(config: &AgentConfig, identity: &ClientIdentity) -> anyhow::Result<Vec<String>> {
+    let configured = &config.ship.to;
+    let aggregators: Vec<String> = if configured.is_empty() {
+        identity
+            .aggregators()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    } else {
+        configured.iter().map(ToString::to_string).collect()
+    };
+    ensure!(
+        !aggregators.is_empty(),
+        "no aggregator is known; add `ship: {{to: [\"HOST:9347\"]}}`"
+    );
+    Ok(aggregators)
+}
+
+/// One source for each entry under `logs`.
+fn sources(
+    config: &AgentConfig,
+    host: &Host,
+    spool: &Spool,
+    telemetry: &Telemetry,
+) -> anyhow::Result<Vec<Box<dyn Source>>> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    for file in file_sources(config, host) {
+        let name = file.name.clone();
+        let source = FileSource::new(file, &spool.salt(), telemetry.source(&name))
+            .with_context(|| format!("logs.{name}"))?;
+        sources.push(Box::new(source));
+    }
+    Ok(sources)
+}
+
+/// What the entries under `logs` say.
+fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
+    let own = config.agent.data_dir.join("**").display().to_string();
+    let share = |count: usize| (config.limits.files_open as usize / count.max(1)).max(1);
+    let files_open_max = share(config.logs.len());
+    let patterns = |globs: &[crate::config::Glob]| -> Vec<String> {
+        globs.iter().map(|glob| glob.pattern.clone()).collect()
+    };
+    let sources = config.logs.iter().map(|(name, logs)| {
+        let mut labels = config.agent.labels.clone();
+        labels.extend(logs.labels.clone());
+        labels
+            .entry(model::header::HOST_NAME.to_owned())
+            .or_insert_with(|| host.name.clone());
+        let mut exclude = patterns(&logs.exclude);
+        exclude.push(own.clone());
+        FileConfig {
+            name: name.clone(),
+            files: patterns(&logs.files),
+            exclude,
+            topic: logs.topic.clone(),
+            labels: labels.into_iter().collect(),
+            start_at: match logs.start_at {
+                ConfigStartAt::Beginning => StartAt::Beginning,
+                ConfigStartAt::End => StartAt::End,
+            },
+            line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
+            files_open_max,
+        }
+    });
+    sources.collect()
+}
+
+/// What is told about this host.
+fn host(config: &AgentConfig) -> Host {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(PathBuf::from(path)).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    Host {
+        name: host_name(config),
+        machine_id: read("/etc/machine-id"),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+    }
+}
+
+/// The configured name of this host, else the kernel's.
+pub fn host_name(config: &AgentConfig) -> String {
+    let kernels = || {
+        let name = rustix::system::uname();
+        name.nodename().to_string_lossy().into_owned()
+    };
+    config.agent.host_name.clone().unwrap_or_else(kernels)
+}

@@ -1,0 +1,128 @@
+//! `/healthz`, `/readyz` and `/metrics`, at an address that the operator chose.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{STATUS_CONNECTIONS_MAX, STATUS_HEADER_MAX};
+use crate::producer::stats::{Connected, Stats};
+use crate::spool::Spool;
+use crate::telemetry::Telemetry;
+
+/// What there is to say.
+#[derive(Clone)]
+pub struct Status {
+    spool: Spool,
+    telemetry: Telemetry,
+    producer: Arc<Stats>,
+    failed: CancellationToken,
+}
+
+impl Status {
+    /// The state of an agent. `failed`: a part has ended that must not.
+    pub fn new(
+        spool: Spool,
+        telemetry: Telemetry,
+        producer: Arc<Stats>,
+        failed: CancellationToken,
+    ) -> Status {
+        Status {
+            spool,
+            telemetry,
+            producer,
+            failed,
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match request.uri().path() {
+            "/healthz" | "/readyz" if self.failed.is_cancelled() => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "a part of the agent has ended; its log says why\n",
+            ),
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.producer.connected() {
+                Connected::No => text(StatusCode::OK, "ok, spooling: no aggregator is connected\n"),
+                Connected::Quic => text(StatusCode::OK, "ok, shipping over QUIC\n"),
+                Connected::Tcp => text(StatusCode::OK, "ok, shipping over TCP\n"),
+            },
+            "/metrics" => {
+                let metrics = self.telemetry.text(&self.spool, &self.producer);
+                let mut response = text(StatusCode::OK, metrics);
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /healthz, /readyz and /metrics\n",
+            ),
+        }
+    }
+}
+
+/// Serves until the task is aborted; where it listens.
+pub async fn serve(
+    listen: SocketAddr,
+    status: Status,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+    let bound = TcpListener::bind(listen).await;
+    let listener = bound.with_context(|| format!("agent.http: cannot listen on {listen}"))?;
+    let addr = listener.local_addr()?;
+    Ok((addr, tokio::spawn(accept(listener, status))))
+}
+
+async fn accept(listener: TcpListener, status: Status) {
+    let mut connections = tokio::task::JoinSet::new();
+    let slots = Arc::new(Semaphore::new(STATUS_CONNECTIONS_MAX));
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "no connection accepted");
+                tokio::time::sleep(STATUS_HEADER_MAX / 100).await;
+                continue;
+            }
+        };
+        let status = status.clone();
+        connections.spawn(async move {
+            let answer = service_fn(|request| {
+                let answer = status.answer(&request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(STATUS_HEADER_MAX)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "status connection ended");
+            }
+            drop(slot);
+        });
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}
