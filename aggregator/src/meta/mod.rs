@@ -184,6 +184,13 @@ impl Meta {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found.map(drop).map_err(told),
         }
+        if self.ran_before().map_err(told)? {
+            return Err(Error::damaged(format!(
+                "{path} is missing where an aggregator has run before: restore it from a backup, or \
+                 make it an empty file (`truncate -s 0 {path}`) to {START_OVER}",
+                path = self.path.display()
+            )));
+        }
         let beside = temporary_name(&self.path);
         match self.storage.remove(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
@@ -193,6 +200,13 @@ impl Meta {
         self.storage.rename(&beside, &self.path).map_err(told)?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         self.storage.sync_dir(dir).map_err(told)
+    }
+
+    /// Whether something lies beside the file that is made only after it.
+    fn ran_before(&self) -> io::Result<bool> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let found = self.storage.list(dir)?;
+        Ok(found.iter().any(|entry| entry.name == MADE_LATER))
     }
 
     fn open_at(&self, path: &Path) -> Result<Database> {
@@ -295,11 +309,17 @@ fn wrong(path: &Path, error: redb::Error) -> Error {
 
 fn damaged(path: &Path) -> Error {
     Error::damaged(format!(
-        "{} is damaged: restore it from a backup, or move it away to start without committed \
-         offsets, tokens and revocations",
-        path.display()
+        "{path} is damaged: restore it from a backup, or empty it (`truncate -s 0 {path}`) to \
+         {START_OVER}",
+        path = path.display()
     ))
 }
+
+/// What an operator who gives the file up agrees to.
+const START_OVER: &str = "start without committed offsets, tokens and revocations";
+
+/// What an aggregator makes in its data directory after this database.
+const MADE_LATER: &str = "admin.token";
 
 /// A few thousand agents and groups fit; the kernel caches the rest.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;

@@ -95,6 +95,25 @@ fn damage_is_an_error_that_says_what_to_do() {
     assert!(told > 0);
 }
 
+#[test]
+fn a_database_that_vanished_is_not_replaced_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(&dir).unwrap());
+    std::fs::write(dir.path().join("admin.token"), "x").unwrap();
+    drop(open(&dir).unwrap());
+    let path = dir.path().join("meta.redb");
+    std::fs::remove_file(&path).unwrap();
+    let error = open(&dir).map(drop).unwrap_err();
+    assert!(error.to_string().contains("truncate -s 0"), "{error}");
+    // What the message tells to do works.
+    std::fs::write(&path, "").unwrap();
+    open(&dir)
+        .unwrap()
+        .put_offsets("g", &[at("logs-0", 1)])
+        .unwrap();
+    assert_eq!(open(&dir).unwrap().groups().unwrap(), ["g"]);
+}
+
 /// Commits three times, with the power cut at every call of it and once more in the recovery.
 #[test]
 fn a_power_cut_at_any_call_loses_nothing_that_was_answered() {
