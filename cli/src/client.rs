@@ -135,6 +135,15 @@ fn read_token(file: &Path) -> anyhow::Result<String> {
 }
 
 impl Client {
+    /// A client of `server` that shows `token`.
+    pub(crate) fn new(server: ServerUrl, token: &str) -> Client {
+        Client {
+            connection: Connection::new(server.clone(), Some(token)),
+            server,
+            token_origin: Some("the aggregator of this process".into()),
+        }
+    }
+
     /// Asks for JSON and reads it into `T`.
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
         let answer = self.fetch(path, "application/json").await?;

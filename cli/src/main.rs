@@ -3,7 +3,7 @@
 //! [`commands`] lists what it can do, one file each. `client` speaks to an aggregator's HTTP API,
 //! `terminal` keeps foreign bytes from acting on a terminal, `table` prints for people.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage. A reader that goes away (`weir tail … | head`) is no
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. A reader that goes away (`weir tail … | head`) is no
 //! failure and gets no message.
 
 mod client;
@@ -18,6 +18,8 @@ mod terminal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use config::problem::Problems;
+
 /// mimalloc: quicker than the system's allocator where the log makes and drops large buffers.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,10 +30,15 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::FAILURE
+            let is_usage = error.is::<Problems>();
+            ExitCode::from(if is_usage { EXIT_USAGE } else { EXIT_FAILURE })
         }
     }
 }
+
+const EXIT_FAILURE: u8 = 1;
+/// A configuration file is usage too.
+const EXIT_USAGE: u8 = 2;
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -43,7 +50,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Prints the chain of causes in one line and, where the failure knows one, a hint below it.
 fn report(error: &anyhow::Error) {
     // Problems of a file begin with its place, where editors look for it.
-    let has_place = error.downcast_ref::<config::problem::Problems>().is_some();
+    let has_place = error.is::<Problems>();
     let mut text = String::from(if has_place { "" } else { "error: " });
     terminal::escape_text(&format!("{error:#}"), terminal::Lines::Keep, &mut text);
     let hint = error.chain().find_map(|cause| {

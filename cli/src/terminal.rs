@@ -21,14 +21,19 @@ pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(bytes);
         return;
     }
-    let mut text = String::with_capacity(bytes.len() * 2);
+    out.extend_from_slice(shown(bytes).as_bytes());
+}
+
+/// Foreign bytes as one line that cannot act on a terminal.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
         escape_text(part.valid(), Lines::Escape, &mut text);
         for byte in part.invalid() {
             append(&mut text, format_args!("\\x{byte:02x}"));
         }
     }
-    out.extend_from_slice(text.as_bytes());
+    text
 }
 
 /// Appends `text` with everything escaped that could act on a terminal.

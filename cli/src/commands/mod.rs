@@ -4,10 +4,12 @@
 mod agents;
 mod completions;
 mod groups;
+mod log;
 mod serve;
 mod tail;
 mod token;
 mod topics;
+mod up;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
@@ -32,12 +34,14 @@ const fn entry<C: Run>() -> Entry {
 
 /// Every command, in the order that help shows.
 const COMMANDS: &[Entry] = &[
+    entry::<up::Up>(),
     entry::<serve::Serve>(),
     entry::<tail::Tail>(),
     entry::<topics::Topics>(),
     entry::<agents::Agents>(),
     entry::<groups::Groups>(),
     entry::<token::Token>(),
+    entry::<log::Log>(),
     entry::<completions::Completions>(),
 ];
 
