@@ -230,3 +230,9 @@ pub const CONTROL_QUEUE_CHUNKS: usize = 8;
 
 /// How often a session looks at the time.
 pub const SESSION_TICK: Duration = Duration::from_millis(500);
+
+/// How long a session that ends waits for the fsync of what it appended.
+pub const SETTLE_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a user's own certificate is read again.
+pub const OWN_CERTIFICATE_LOOK_MS: i64 = 60_000;

@@ -21,10 +21,7 @@ use config::value::HostPort;
 use redb::TableDefinition;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::server::ResolvesServerCert;
-use rustls::sign::SingleCertAndKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -117,10 +114,9 @@ impl Authority {
 
     /// The user's own authority: certificates come from elsewhere.
     pub fn own(tls: &ServeTls, meta: Arc<Meta>, parts: &Parts) -> Result<Authority> {
-        let authorities = read_chain(&tls.ca)?;
-        let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| unreadable(&tls.key, &e))?;
-        let certified = server::certified_key(read_chain(&tls.cert)?, key)?;
-        let server = Arc::new(SingleCertAndKey::from(certified));
+        let authorities = server::read_chain(&tls.ca)?;
+        let clock = Arc::clone(&parts.clock);
+        let server = Arc::new(server::OwnCertificate::new(tls, clock)?);
         Authority::new((None, authorities, Names::UriOrHost), server, meta, parts)
     }
 
@@ -346,22 +342,6 @@ fn revoked(id: &AgentId) -> Refusal {
         format!("the agent {id} was revoked"),
         "if that was a mistake, remove its `identity` folder and join again with a new token",
     )
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let chain: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
-    if chain.is_empty() {
-        return Err(Error::input(format!(
-            "{}: holds no certificate",
-            path.display()
-        )));
-    }
-    Ok(chain)
-}
-
-fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
-    Error::input(format!("{}: {error}", path.display()))
 }
 
 const AUTHORITY_KEY: &str = "built-in";

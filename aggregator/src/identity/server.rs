@@ -10,6 +10,7 @@
 //! itself when two thirds of its life are over.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use commitlog::id::Timestamp;
 use config::join::ENROL_ALPN;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -25,7 +27,9 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, version};
 
+use crate::config::ServeTls;
 use crate::identity::ca::CertificateAuthority;
+use crate::limits::OWN_CERTIFICATE_LOOK_MS;
 use crate::parts::Clock;
 
 /// The protocol of batches.
@@ -130,6 +134,73 @@ impl ResolvesServerCert for RenewedCertificate {
         }
         Some(Arc::clone(&current.0))
     }
+}
+
+/// The user's own certificate, read again now and then, so that a rotated one needs no restart. The
+/// last good one stays when a new one cannot be read.
+pub(super) struct OwnCertificate {
+    tls: ServeTls,
+    clock: Clock,
+    current: Mutex<(Arc<CertifiedKey>, Timestamp)>,
+}
+
+impl OwnCertificate {
+    pub(super) fn new(tls: &ServeTls, clock: Clock) -> Result<OwnCertificate> {
+        let read = Arc::new(read_own(tls)?);
+        let look_at = next_look(clock());
+        Ok(OwnCertificate {
+            tls: tls.clone(),
+            clock,
+            current: Mutex::new((read, look_at)),
+        })
+    }
+}
+
+impl fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnCertificate")
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let now = (self.clock)();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= current.1 {
+            current.1 = next_look(now);
+            match read_own(&self.tls) {
+                Ok(read) => current.0 = Arc::new(read),
+                Err(error) => tracing::error!(%error, "the new certificate is not used"),
+            }
+        }
+        Some(Arc::clone(&current.0))
+    }
+}
+
+fn read_own(tls: &ServeTls) -> Result<CertifiedKey> {
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| unreadable(&tls.key, &e))?;
+    certified_key(read_chain(&tls.cert)?, key)
+}
+
+/// The certificates of a PEM file, at least one.
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let chain: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
+    if chain.is_empty() {
+        return Err(Error::input(format!(
+            "{}: holds no certificate",
+            path.display()
+        )));
+    }
+    Ok(chain)
+}
+
+fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
+    Error::input(format!("{}: {error}", path.display()))
+}
+
+fn next_look(now: Timestamp) -> Timestamp {
+    Timestamp(now.0.saturating_add(OWN_CERTIFICATE_LOOK_MS))
 }
 
 /// Lets in whoever holds the key of the certificate that it shows, or shows none.

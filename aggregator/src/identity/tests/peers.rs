@@ -6,6 +6,7 @@ use super::world::{DAY, Holder, World};
 use crate::config::ServeTls;
 use crate::identity::Authority;
 use crate::identity::server::SHIP_ALPN;
+use crate::limits::OWN_CERTIFICATE_LOOK_MS;
 
 async fn joined(world: &World) -> Holder {
     let holder = Holder::new();
@@ -157,43 +158,69 @@ async fn a_renewed_certificate_outlives_the_old_one() {
     assert_eq!(refusal.code, Code::AgentRevoked);
 }
 
-#[tokio::test]
-async fn a_users_own_authority_names_agents_and_makes_no_tokens() {
-    let world = World::new();
-    let dir = world.dir.path();
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&key).unwrap();
-    let issuer = Issuer::new(params, key);
-    let server_key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["logs.example.com".to_owned()]).unwrap();
-    let server = server.signed_by(&server_key, &issuer).unwrap();
-    let tls = ServeTls {
-        ca: dir.join("own-ca.pem"),
-        cert: dir.join("own-cert.pem"),
-        key: dir.join("own-key.pem"),
-    };
-    std::fs::write(&tls.ca, ca.pem()).unwrap();
-    std::fs::write(&tls.cert, server.pem()).unwrap();
-    std::fs::write(&tls.key, server_key.serialize_pem()).unwrap();
-    let meta = std::sync::Arc::clone(&world.authority.meta);
-    let own = Authority::own(&tls, meta, &world.parts).unwrap();
-    for (dns, name) in [
-        (Some("web-1.example.com"), "web-1.example.com"),
-        (None, "by-name"),
-    ] {
-        let mut params =
-            CertificateParams::new(dns.map(str::to_owned).into_iter().collect::<Vec<_>>()).unwrap();
+/// An authority of the user's, with its files.
+struct OwnAuthority {
+    issuer: Issuer<'static, KeyPair>,
+    tls: ServeTls,
+}
+
+impl OwnAuthority {
+    fn new(dir: &std::path::Path) -> OwnAuthority {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).expect("an authority");
+        let own = OwnAuthority {
+            issuer: Issuer::new(params, key),
+            tls: ServeTls {
+                ca: dir.join("own-ca.pem"),
+                cert: dir.join("own-cert.pem"),
+                key: dir.join("own-key.pem"),
+            },
+        };
+        std::fs::write(&own.tls.ca, ca.pem()).expect("a file");
+        own.make_server();
+        own
+    }
+
+    fn make_server(&self) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["logs.example.com".to_owned()]);
+        let made = params
+            .expect("a name")
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate");
+        std::fs::write(&self.tls.cert, made.pem()).expect("a file");
+        std::fs::write(&self.tls.key, key.serialize_pem()).expect("a file");
+    }
+
+    fn agent(&self, dns: Option<&str>) -> CertificateDer<'static> {
+        let names: Vec<String> = dns.into_iter().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(names).expect("names");
         params
             .distinguished_name
             .push(DnType::CommonName, "by-name");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params
-            .signed_by(&KeyPair::generate().unwrap(), &issuer)
-            .unwrap();
-        let seen = own.peer(&[certificate.der().clone()]).unwrap();
-        assert_eq!(seen.id.as_str(), name);
+        let key = KeyPair::generate().expect("a key");
+        params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate")
+            .der()
+            .clone()
+    }
+}
+
+#[tokio::test]
+async fn a_users_own_authority_names_agents_and_makes_no_tokens() {
+    let world = World::new();
+    let files = OwnAuthority::new(world.dir.path());
+    let meta = std::sync::Arc::clone(&world.authority.meta);
+    let own = Authority::own(&files.tls, meta, &world.parts).unwrap();
+    for (dns, name) in [
+        (Some("web-1.example.com"), "web-1.example.com"),
+        (None, "by-name"),
+    ] {
+        assert_eq!(own.peer(&[files.agent(dns)]).unwrap().id.as_str(), name);
     }
     let new = crate::identity::tokens::NewToken {
         ttl: std::time::Duration::from_mins(1),
@@ -204,8 +231,31 @@ async fn a_users_own_authority_names_agents_and_makes_no_tokens() {
         .create_token(&new, &["a:1".parse().unwrap()])
         .unwrap_err();
     assert!(error.to_string().contains("ship.tls"), "{error}");
+    let built_in = joined(&world).await.chain;
     assert_eq!(
-        own.peer(&joined(&world).await.chain).unwrap_err().code,
+        own.peer(&built_in).unwrap_err().code,
         Code::CertificateUnknownAuthority
     );
+}
+
+#[tokio::test]
+async fn a_users_own_certificate_is_read_again_when_it_was_rotated() {
+    let mut world = World::new();
+    let files = OwnAuthority::new(world.dir.path());
+    let meta = std::sync::Arc::clone(&world.authority.meta);
+    world.authority = Authority::own(&files.tls, meta, &world.parts).unwrap();
+    let shown = async || {
+        let connection = world.connect(SHIP_ALPN, &Holder::new()).await;
+        let (_, tls) = connection.client.get_ref();
+        tls.peer_certificates().unwrap()[0].clone()
+    };
+    let first = shown().await;
+    files.make_server();
+    world.pass(OWN_CERTIFICATE_LOOK_MS);
+    let second = shown().await;
+    assert_ne!(first, second);
+    // Half a file is not used.
+    std::fs::write(&files.tls.cert, "-----BEGIN CERT").unwrap();
+    world.pass(OWN_CERTIFICATE_LOOK_MS);
+    assert_eq!(shown().await, second);
 }
