@@ -99,7 +99,15 @@ impl Aggregator {
             advertised: Vec::new(),
             transport: Arc::new(aggregator::broker::transport::SystemTransport),
         });
-        let address = broker.listen(at).await.unwrap();
+        // A socket that was closed a moment ago may still hold the port.
+        let address = loop {
+            match broker.listen(at).await {
+                Ok(address) => break address,
+                Err(error) if at.port() != 0 => eprintln!("{error}"),
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         Aggregator {
             topics,
             authority,

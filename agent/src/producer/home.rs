@@ -1,14 +1,13 @@
-//! Which aggregator an agent goes to: every agent ranks the configured addresses by a hash of its
-//! producer id and the address (rendezvous hashing), so that agents spread evenly, stay where they are
-//! when an aggregator is added, and spread again over the rest when one fails.
+//! Which aggregator an agent goes to: every agent ranks the configured addresses by a hash of its key
+//! and the address (rendezvous hashing), so that agents spread evenly, stay where they are when an
+//! aggregator is added, and spread again over the rest when one fails. The key is the spool's and
+//! outlives its producer id: a new id must not move the agent.
 
-use commitlog::id::ProducerId;
-
-/// The addresses in the order in which this producer tries them: its home first.
-pub(super) fn order(producer: ProducerId, addresses: &[String]) -> Vec<String> {
+/// The addresses in the order in which the owner of `key` tries them: its home first.
+pub(super) fn order(key: &[u8], addresses: &[String]) -> Vec<String> {
     let mut ranked: Vec<_> = addresses
         .iter()
-        .map(|address| (weight(producer, address), address))
+        .map(|address| (weight(key, address), address))
         .collect();
     ranked.sort();
     ranked.dedup();
@@ -20,9 +19,8 @@ pub(super) fn order(producer: ProducerId, addresses: &[String]) -> Vec<String> {
 
 /// A hash that is the same in every version and on every machine: FNV-1a, then the finaliser of
 /// `splitmix64`, since FNV leaves the high bits of short inputs poorly mixed.
-fn weight(producer: ProducerId, address: &str) -> u64 {
-    let id = producer.get().to_be_bytes();
-    let hash = id
+fn weight(key: &[u8], address: &str) -> u64 {
+    let hash = key
         .iter()
         .chain(address.as_bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
@@ -43,7 +41,7 @@ mod tests {
 
     fn homes(addresses: &[String]) -> Vec<String> {
         (0..3000)
-            .map(|it| order(ProducerId::new(it * 7919).unwrap(), addresses)[0].clone())
+            .map(|it| order(&(it * 7919_u64).to_be_bytes(), addresses)[0].clone())
             .collect()
     }
 

@@ -312,7 +312,7 @@ impl Course {
 }
 
 fn order(producer: &Producer) -> Vec<String> {
-    home::order(producer.spool.producer_id(), &producer.config.aggregators)
+    home::order(&producer.spool.salt(), &producer.config.aggregators)
 }
 
 /// Looks for a better connection now and then, while the present one is by TCP or not to our home.

@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use commitlog::id::{Offset, TopicPartition};
-use commitlog::limits::SESSION_PARTITIONS_MAX;
+use commitlog::batch::header::BatchHeader;
+use commitlog::id::{Offset, Sequence, TopicPartition};
+use commitlog::limits::{CLAIMS_MAX, SESSION_PARTITIONS_MAX};
 use commitlog::wire::control::Liveness;
 use commitlog::wire::message::{Hello, Loss, Progress, Refusal, Slot, Status};
 use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
-use commitlog::wire::resume::{Resume, Sendable, resume};
+use commitlog::wire::resume::{Conflict, Resume, Sendable, offset_within, resume};
 use commitlog::wire::{VERSION_MAX, VERSION_MIN};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
@@ -26,8 +27,10 @@ use super::Producer;
 use super::connect::Link;
 use super::send::{Sender, SlotState};
 use super::stream::Channel;
-use crate::limits::{RENEWAL_CHECK_EVERY, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY};
-use crate::spool::Hints;
+use crate::limits::{
+    RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY,
+};
+use crate::spool::{Hints, Spool};
 
 /// How a session ended.
 pub(super) enum End {
@@ -75,6 +78,8 @@ struct Driver {
     slots: BTreeMap<Slot, Arc<SlotState>>,
     named: usize,
     senders: JoinSet<Result<(), String>>,
+    /// Slots whose spool and log disagree, until the aggregator tells what they share.
+    comparing: BTreeMap<Slot, Comparing>,
     /// Partitions that were refused, and when to ask again.
     refused: Vec<(Instant, TopicPartition)>,
     /// Set once sending stops: why, and what follows.
@@ -85,7 +90,15 @@ struct Driver {
     renewal: Interval,
 }
 
+/// A partition of which the first batches were claimed.
+struct Comparing {
+    partition: TopicPartition,
+    range: Sendable,
+}
+
 enum Stopping {
+    /// Leaves for a better connection once all that was sent is acknowledged.
+    Superseded { link: Link, deadline: Instant },
     /// Leaves once all of the spool is acknowledged.
     Shutdown { deadline: Instant },
     /// Leaves once all that was sent is acknowledged.
@@ -122,6 +135,7 @@ pub(super) async fn run(
         slots: BTreeMap::new(),
         named,
         senders: JoinSet::new(),
+        comparing: BTreeMap::new(),
         refused: Vec::new(),
         stopping: None,
         was_live: false,
@@ -230,7 +244,9 @@ impl Driver {
                     self.stopping = Some(Stopping::Shutdown { deadline });
                 }
                 link = better.as_mut(), if self.stopping.is_none() => {
-                    return Ok(End::Superseded(link));
+                    self.stop_sending();
+                    let deadline = Instant::now() + SHUTDOWN_GRACE;
+                    self.stopping = Some(Stopping::Superseded { link, deadline });
                 }
             }
         }
@@ -247,25 +263,35 @@ impl Driver {
     }
 
     /// Whether what the session still waited for before it stops has come.
-    fn is_done(&self) -> Option<End> {
-        let stopping = self.stopping.as_ref()?;
-        let states = self.slots.values();
-        match stopping {
-            Stopping::Shutdown { deadline } => {
-                let spool = &self.shared.producer.spool;
-                let empty = |it: &TopicPartition| {
-                    let range = spool.range(it);
-                    range.start >= range.durable_end
-                };
-                let done = spool.partitions().iter().all(empty) || Instant::now() >= *deadline;
-                done.then_some(End::Shutdown)
+    fn is_done(&mut self) -> Option<End> {
+        let (deadline, waited_for) = match self.stopping.as_ref()? {
+            Stopping::Shutdown { deadline } => (*deadline, self.is_spool_empty()),
+            Stopping::Superseded { deadline, .. } | Stopping::NewProducer { deadline, .. } => {
+                (*deadline, self.is_settled())
             }
-            Stopping::NewProducer { reason, deadline } => {
-                let settled = |it: &Arc<SlotState>| it.is_settled(&self.shared);
-                let done = states.into_iter().all(settled) || Instant::now() >= *deadline;
-                done.then(|| End::NewProducer(reason.clone()))
-            }
+        };
+        if !waited_for && Instant::now() < deadline {
+            return None;
         }
+        Some(match self.stopping.take()? {
+            Stopping::Shutdown { .. } => End::Shutdown,
+            Stopping::Superseded { link, .. } => End::Superseded(link),
+            Stopping::NewProducer { reason, .. } => End::NewProducer(reason),
+        })
+    }
+
+    fn is_spool_empty(&self) -> bool {
+        let spool = &self.shared.producer.spool;
+        spool.partitions().iter().all(|partition| {
+            let range = spool.range(partition);
+            range.start >= range.durable_end
+        })
+    }
+
+    /// Whether nothing that was sent waits for its acknowledgement.
+    fn is_settled(&self) -> bool {
+        let mut slots = self.slots.values();
+        slots.all(|it| it.is_settled(&self.shared)) && self.comparing.is_empty()
     }
 
     async fn take_events(&mut self) -> Result<Option<End>, String> {
@@ -295,6 +321,7 @@ impl Driver {
                         tracing::error!(error, "the new certificate cannot be used");
                     }
                 }
+                ProducerEvent::Common(slot, next) => self.compared(slot, next),
                 ProducerEvent::Conflict(slot) => {
                     let partition = self.shared.session().partition(slot).cloned();
                     let partition = partition.map(|it| it.to_string()).unwrap_or_default();
@@ -329,8 +356,39 @@ impl Driver {
             Resume::At { next, durable } => self.start(slot, partition, next, durable).await,
             Resume::Conflict(conflict) => {
                 self.stop_for_new_producer(format!("{partition}: {conflict}"));
-                Ok(())
+                match conflict {
+                    // It went to another aggregator; this one has nothing of what is left.
+                    Conflict::BehindSpool => Ok(()),
+                    _ => self.compare(slot, partition).await,
+                }
             }
+        }
+    }
+
+    /// Claims the first batches of the spool, to learn which of them need not be sent again.
+    async fn compare(&mut self, slot: Slot, partition: TopicPartition) -> Result<(), String> {
+        let spool = self.shared.producer.spool.clone();
+        let read = {
+            let partition = partition.clone();
+            move || claims(&spool, &partition)
+        };
+        let claimed = self.shared.producer.blocking.run(read).await;
+        let (range, claims) = claimed.map_err(|error| format!("{partition}: {error}"))?;
+        if claims.is_empty() {
+            return Ok(());
+        }
+        self.comparing.insert(slot, Comparing { partition, range });
+        let asked = self.shared.session().compare(slot, claims);
+        asked.map_err(|error| error.message)
+    }
+
+    fn compared(&mut self, slot: Slot, next: Sequence) {
+        let Some(Comparing { partition, range }) = self.comparing.remove(&slot) else {
+            return;
+        };
+        if let Some(upto) = offset_within(next, range) {
+            self.made_progress = true;
+            self.shared.producer.spool.acknowledge(&partition, upto);
         }
     }
 
@@ -442,16 +500,21 @@ impl Driver {
     }
 
     fn is_draining(&self) -> bool {
-        matches!(self.stopping, Some(Stopping::NewProducer { .. }))
+        use Stopping::{NewProducer, Superseded};
+        matches!(self.stopping, Some(NewProducer { .. } | Superseded { .. }))
     }
 
-    fn stop_for_new_producer(&mut self, reason: String) {
-        if self.is_draining() {
-            return;
-        }
+    fn stop_sending(&self) {
         for state in self.slots.values() {
             state.stop();
         }
+    }
+
+    fn stop_for_new_producer(&mut self, reason: String) {
+        if matches!(self.stopping, Some(Stopping::NewProducer { .. })) {
+            return;
+        }
+        self.stop_sending();
         let deadline = Instant::now() + SHUTDOWN_GRACE;
         self.stopping = Some(Stopping::NewProducer { reason, deadline });
     }
@@ -489,4 +552,28 @@ impl Driver {
             None => Ok(()),
         }
     }
+}
+
+/// The first batches of what is unacknowledged, by first sequence and CRC, and the offsets they span.
+fn claims(
+    spool: &Spool,
+    partition: &TopicPartition,
+) -> commitlog::error::Result<(Sendable, Vec<(Sequence, u32)>)> {
+    let range = spool.range(partition);
+    let mut claims = Vec::new();
+    let mut end = range.start;
+    while claims.len() < CLAIMS_MAX && end < range.durable_end {
+        let batches = spool.read(partition, end, SEND_READ_BYTES)?;
+        let before = end;
+        for batch in batches.iter().take(CLAIMS_MAX - claims.len()) {
+            let header = BatchHeader::parse(batch)?;
+            claims.push((Sequence::of_spool_offset(header.base_offset), header.crc));
+            end = header.next_offset();
+        }
+        if end == before {
+            break;
+        }
+    }
+    let start = range.start;
+    Ok((Sendable { start, end }, claims))
 }

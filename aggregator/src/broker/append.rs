@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use commitlog::batch::header::verify;
 use commitlog::error::ErrorKind;
-use commitlog::id::{Offset, Sequence, TopicPartition};
+use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, TopicPartition};
 use commitlog::log::partition::Outcome;
 use commitlog::wire::message::Slot;
 
@@ -84,17 +84,57 @@ impl Intake {
             }
             Outcome::Conflict { base_sequence, .. } => {
                 shared.conflict(&self.id);
-                let said = shared.session().conflict(self.slot, base_sequence);
-                shared.news.notify_one();
-                said.map_err(|error| Verdict::Protocol(error.message))?;
-                Err(Verdict::SlotEnds)
+                self.cut_off(base_sequence, shared)
             }
-            Outcome::OutOfOrder { expected } => Err(Verdict::StartOver(format!(
-                "{}: the log goes on at sequence {expected}",
-                self.id
-            ))),
+            Outcome::OutOfOrder { expected } => {
+                // The log knows the producer, and not what comes before this batch: it was restored, or
+                // the batches went elsewhere. Under another id they can go on.
+                tracing::warn!(partition = %self.id, %expected, "sequence out of order");
+                self.cut_off(expected, shared)
+            }
             Outcome::Fenced { .. } => Err(shared.fenced()),
         }
+    }
+
+    /// Tells the agent that this slot goes on under another producer id only.
+    fn cut_off(&self, at: Sequence, shared: &Shared) -> Result<(), Verdict> {
+        let said = shared.session().conflict(self.slot, at);
+        shared.news.notify_one();
+        said.map_err(|error| Verdict::Protocol(error.message))?;
+        Err(Verdict::SlotEnds)
+    }
+
+    /// Tells what of the agent's spool is in the log, once that is fsynced.
+    pub(super) async fn compare(
+        &self,
+        producer: (ProducerId, ProducerEpoch),
+        claims: Vec<(Sequence, u32)>,
+        shared: &Shared,
+    ) {
+        let Some(&(first, _)) = claims.first() else {
+            return;
+        };
+        let common = match self.partition.common(producer, claims).await {
+            Ok(common) => common,
+            // Without an answer the agent sends all of it again.
+            Err(error) => return tracing::warn!(partition = %self.id, %error, "not compared"),
+        };
+        if let Some(common) = common {
+            let mut durable = self.partition.durable();
+            if durable.wait_for(|it| *it >= common.end).await.is_err() {
+                return;
+            }
+        }
+        let next = common.map_or(first, |it| it.next);
+        if shared.session().common(self.slot, next).is_ok() {
+            shared.news.notify_one();
+        }
+    }
+
+    /// Whether all that was appended is known to be fsynced.
+    pub(super) fn is_settled(&self) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.is_empty()
     }
 
     /// Acknowledges what is fsynced as the partition's watermark passes it, for ever.

@@ -28,8 +28,8 @@ mod tcp;
 pub mod transport;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use commitlog::error::{Error, ErrorKind, Result};
@@ -41,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::Agents;
-use crate::identity::{Authority, reachable_at};
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
+use crate::identity::{Authority, reachable_at};
 use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
 use crate::topics::Topics;
 use credit::Budget;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use commitlog::error::ErrorKind;
-use commitlog::id::{ProducerId, TopicPartition};
+use commitlog::id::{ProducerEpoch, ProducerId, Sequence, TopicPartition};
 use commitlog::limits::WIRE_LIST_MAX;
 use commitlog::wire::broker::{BrokerEvent, BrokerSession};
 use commitlog::wire::frame::StreamHeader;
@@ -19,7 +19,7 @@ use commitlog::wire::message::{
 use quinn::RecvStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::append::Intake;
@@ -30,7 +30,7 @@ use super::streams::{self, TcpStreams};
 use super::{Broker, refusal};
 use crate::agents::{Greeting, Host, Presence, Report};
 use crate::identity::peer::AgentIdentity;
-use crate::limits::{CONTROL_QUEUE_CHUNKS, HANDSHAKE_MAX, SESSION_TICK};
+use crate::limits::{CONTROL_QUEUE_CHUNKS, HANDSHAKE_MAX, SESSION_TICK, SETTLE_GRACE};
 
 /// What the tasks of a session share.
 pub(super) struct Shared {
@@ -48,6 +48,7 @@ pub(super) struct Shared {
 /// Who said Hello.
 struct Guest {
     producer: ProducerId,
+    epoch: ProducerEpoch,
     presence: Presence,
     _counted: Counted,
 }
@@ -192,8 +193,11 @@ impl Driver {
         {
             tracing::error!(%error, "a session's reader panicked");
         }
-        self.watching.shutdown().await;
         drop(self.tenure.take());
+        if !matches!(verdict, Verdict::Lost(_)) {
+            self.settle().await;
+        }
+        self.watching.shutdown().await;
         let agent = self.identity.id.to_string();
         let address = self.greeting.address;
         let said = match verdict {
@@ -220,6 +224,19 @@ impl Driver {
             tracing::debug!(agent, "the agent left before the last words");
         }
         self.writer.close().await;
+    }
+
+    /// Waits a moment for the fsync of what was appended: an agent that knows it sends nothing twice,
+    /// wherever it goes from here.
+    async fn settle(&mut self) {
+        let intakes: Vec<_> = self.shared.intakes().values().cloned().collect();
+        let deadline = Instant::now() + SETTLE_GRACE;
+        while !intakes.iter().all(|it| it.is_settled()) {
+            let news = self.shared.news.notified();
+            if timeout_at(deadline, news).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn drive(&mut self) -> Verdict {
@@ -322,6 +339,7 @@ impl Driver {
                 }
                 BrokerEvent::Status(status) => self.report(status),
                 BrokerEvent::Renew(request) => self.renew(&request).await?,
+                BrokerEvent::Compare(slot, claims) => self.compare(slot, claims),
                 BrokerEvent::Goodbye(reason) => {
                     tracing::info!(
                         agent = self.identity.id.as_str(),
@@ -369,6 +387,7 @@ impl Driver {
         );
         let guest = Guest {
             producer: hello.producer,
+            epoch: hello.epoch,
             presence,
             _counted: broker.budget.agent(),
         };
@@ -448,6 +467,19 @@ impl Driver {
                 .take(WIRE_LIST_MAX)
                 .collect(),
         }
+    }
+
+    /// What the agent's spool shares with the log tells who of two clones sent what.
+    fn compare(&mut self, slot: Slot, claims: Vec<(Sequence, u32)>) {
+        let intake = self.shared.intakes().get(&slot).cloned();
+        let guest = self.shared.guest.get().map(|it| (it.producer, it.epoch));
+        let (Some(intake), Some(producer)) = (intake, guest) else {
+            return;
+        };
+        self.shared.conflict(&intake.id);
+        let shared = Arc::clone(&self.shared);
+        self.watching
+            .spawn(async move { intake.compare(producer, claims, &shared).await });
     }
 
     fn report(&self, status: Status) {

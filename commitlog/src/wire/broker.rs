@@ -36,6 +36,8 @@ pub enum BrokerEvent {
     Status(Status),
     /// To be answered by [`BrokerSession::renewed`] or [`BrokerSession::refuse`].
     Renew(Vec<u8>),
+    /// To be answered by [`BrokerSession::common`].
+    Compare(Slot, Vec<(Sequence, u32)>),
     /// The agent leaves; what it sent is still appended and acknowledged.
     Goodbye(String),
 }
@@ -207,6 +209,11 @@ impl BrokerSession {
     /// Answers [`BrokerEvent::Renew`].
     pub fn renewed(&mut self, renewed: Renewed) -> Result<()> {
         self.say(&ToProducer::Renewed(renewed))
+    }
+
+    /// Answers [`BrokerEvent::Compare`].
+    pub fn common(&mut self, slot: Slot, next: Sequence) -> Result<()> {
+        self.say(&ToProducer::Common(slot, next))
     }
 
     /// Tells new hints.
@@ -389,6 +396,12 @@ impl BrokerSession {
             }
             ToBroker::Status(status) => self.events.push_back(BrokerEvent::Status(status)),
             ToBroker::Renew(request) => self.events.push_back(BrokerEvent::Renew(request)),
+            ToBroker::Compare(slot, claims) => {
+                if self.accepted(slot).is_none() {
+                    return Err(Error::input(format!("slot {} has no log", slot.0)));
+                }
+                self.events.push_back(BrokerEvent::Compare(slot, claims));
+            }
             ToBroker::Goodbye(reason) => self.events.push_back(BrokerEvent::Goodbye(reason)),
         }
         Ok(())

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::id::{ProducerEpoch, ProducerId, Sequence, TopicName, TopicPartition};
 use crate::limits::{
-    CONTROL_BYTES_MAX, SESSION_PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX, WIRE_ADDRESSES_MAX,
-    WIRE_CERTIFICATE_BYTES_MAX, WIRE_CERTIFICATES_MAX, WIRE_LIST_MAX, WIRE_NAME_BYTES_MAX,
-    WIRE_TEXT_BYTES_MAX,
+    CLAIMS_MAX, CONTROL_BYTES_MAX, SESSION_PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX,
+    WIRE_ADDRESSES_MAX, WIRE_CERTIFICATE_BYTES_MAX, WIRE_CERTIFICATES_MAX, WIRE_LIST_MAX,
+    WIRE_NAME_BYTES_MAX, WIRE_TEXT_BYTES_MAX,
 };
 
 use super::field::{FieldReader, FieldWriter};
@@ -223,6 +223,9 @@ pub enum ToBroker {
     Renew(Vec<u8>),
     /// The agent leaves.
     Goodbye(String),
+    /// Asks how many of these batches of a slot, by first sequence and CRC, are in its log: the spool and
+    /// the log disagree further on. To be answered by [`ToProducer::Common`].
+    Compare(Slot, Vec<(Sequence, u32)>),
     /// Keeps the connection from looking dead.
     Ping,
     /// How the agent fares.
@@ -255,6 +258,8 @@ pub enum ToProducer {
     Goodbye(String),
     /// The answer to [`ToBroker::Renew`].
     Renewed(Renewed),
+    /// What was claimed of the slot is in its log, and fsynced, up to this sequence.
+    Common(Slot, Sequence),
     /// Keeps the connection from looking dead.
     Ping,
     /// New hints.
@@ -286,6 +291,14 @@ impl ToBroker {
                 w.byte(4);
                 w.text(reason, WIRE_TEXT_BYTES_MAX);
             }
+            ToBroker::Compare(slot, claims) => {
+                w.byte(5);
+                w.varint(u64::from(slot.0));
+                w.list(claims, |w, (sequence, crc)| {
+                    w.sequence(*sequence);
+                    w.fixed32(*crc);
+                });
+            }
             ToBroker::Ping => w.byte(KIND_PING),
             ToBroker::Status(status) => {
                 w.byte(129);
@@ -305,6 +318,12 @@ impl ToBroker {
                 },
                 3 => ToBroker::Renew(r.bytes("request", WIRE_CERTIFICATE_BYTES_MAX)?.to_vec()),
                 4 => ToBroker::Goodbye(r.text("reason", WIRE_TEXT_BYTES_MAX)?),
+                5 => ToBroker::Compare(
+                    read_slot(r)?,
+                    r.list("claims", CLAIMS_MAX, |r| {
+                        Ok((r.sequence("claimed sequence")?, r.fixed32("crc")?))
+                    })?,
+                ),
                 KIND_PING => ToBroker::Ping,
                 129 => ToBroker::Status(Status::read(r)?),
                 _ => return Ok(None),
@@ -364,6 +383,11 @@ impl ToProducer {
                 w.list(&renewed.certificates, |w, it| w.bytes(it));
                 w.list(&renewed.authorities, |w, it| w.bytes(it));
             }
+            ToProducer::Common(slot, sequence) => {
+                w.byte(10);
+                w.varint(u64::from(slot.0));
+                w.sequence(*sequence);
+            }
             ToProducer::Ping => w.byte(KIND_PING),
             ToProducer::Hints(hints) => {
                 w.byte(129);
@@ -408,6 +432,7 @@ impl ToProducer {
                     )?,
                     authorities: r.list("authorities", WIRE_CERTIFICATES_MAX, read_certificate)?,
                 }),
+                10 => ToProducer::Common(read_slot(r)?, r.sequence("common sequence")?),
                 KIND_PING => ToProducer::Ping,
                 129 => ToProducer::Hints(Hints::read(r)?),
                 _ => return Ok(None),

@@ -47,6 +47,7 @@
 //! | 2 | `OpenPartition` | varint slot; str topic; varint partition |
 //! | 3 | Renew | bytes request |
 //! | 4 | Goodbye | str reason |
+//! | 5 | Compare | varint slot; \[varint sequence, u32 crc\] |
 //! | 128 | Ping | |
 //! | 129 | Status | varint lag bytes, lag records; \[str reason, varint count\] |
 //!
@@ -61,6 +62,7 @@
 //! | 7 | Redirect | \[str address\]; str reason |
 //! | 8 | Goodbye | str reason |
 //! | 9 | Renewed | \[bytes certificate\]; \[bytes authority\] |
+//! | 10 | Common | varint slot; varint sequence |
 //! | 128 | Ping | |
 //! | 129 | Hints | hints |
 //!
@@ -79,8 +81,9 @@
 //!    Refused and closes.
 //! 3. For each slot the agent compares the aggregator's progress with its spool ([`resume::resume`]). Where they
 //!    agree it opens the data stream at the place the aggregator expects. Where they do not, somebody
-//!    else has used the same producer id (a cloned machine, a snapshot that was rolled back): it leaves,
-//!    draws a new producer id and comes back with `replaces`.
+//!    else has used the same producer id (a cloned machine, a snapshot that was rolled back): it asks by
+//!    Compare what of its spool is in the log nevertheless, frees that, waits for what it has under way,
+//!    leaves, draws a new producer id and comes back with `replaces`.
 //! 4. The agent sends batches, never more than the slot's credit: an absolute count of batch bytes since
 //!    the session began, which only grows (as QUIC's `MAX_STREAM_DATA`). The aggregator raises it as it
 //!    appends and holds it when memory or disk run short.

@@ -38,6 +38,8 @@ pub enum ProducerEvent {
     Hints(Hints),
     /// A new certificate chain.
     Renewed(Renewed),
+    /// The claimed batches of a slot are in the log, and fsynced, up to this sequence.
+    Common(Slot, Sequence),
     /// Somebody else uses this producer id: leave, draw a new one, come back.
     Conflict(Slot),
     /// The aggregator ended the session.
@@ -262,6 +264,12 @@ impl ProducerSession {
         self.say(&ToBroker::Status(status))
     }
 
+    /// Asks what of a slot's batches, by first sequence and CRC, is in the log nevertheless.
+    pub fn compare(&mut self, slot: Slot, claims: Vec<(Sequence, u32)>) -> Result<()> {
+        self.slot_mut(slot)?;
+        self.say(&ToBroker::Compare(slot, claims))
+    }
+
     /// Asks for a new certificate.
     pub fn renew(&mut self, request: Vec<u8>) -> Result<()> {
         self.say(&ToBroker::Renew(request))
@@ -310,6 +318,10 @@ impl ProducerSession {
                     run.is_cut_off = true;
                 }
                 self.events.push_back(ProducerEvent::Conflict(slot));
+            }
+            ToProducer::Common(slot, sequence) => {
+                self.slot_mut(slot)?;
+                self.events.push_back(ProducerEvent::Common(slot, sequence));
             }
             ToProducer::Hints(hints) => self.events.push_back(ProducerEvent::Hints(hints)),
             ToProducer::Renewed(renewed) => self.events.push_back(ProducerEvent::Renewed(renewed)),

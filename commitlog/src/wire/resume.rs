@@ -95,7 +95,7 @@ pub fn resume(
 }
 
 /// The offset of `range`, its end included, that bears `sequence`.
-pub(super) fn offset_within(sequence: Sequence, range: Sendable) -> Option<Offset> {
+pub fn offset_within(sequence: Sequence, range: Sendable) -> Option<Offset> {
     let ahead = sequence.since(Sequence::of_spool_offset(range.start));
     let offset = range.start.plus(ahead);
     (offset <= range.end).then_some(offset)

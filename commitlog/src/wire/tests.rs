@@ -38,6 +38,7 @@ pub(super) fn messages_to_broker() -> Vec<ToBroker> {
         },
         ToBroker::Renew(vec![1, 2, 3]),
         ToBroker::Goodbye("stopped".into()),
+        ToBroker::Compare(Slot(1), vec![(sequence(4), 0xffff_ffff)]),
         ToBroker::Ping,
         ToBroker::Status(Status {
             lag_bytes: 1 << 40,
@@ -105,6 +106,7 @@ pub(super) fn messages_to_producer() -> Vec<ToProducer> {
             certificates: vec![vec![9; 1000]],
             authorities: vec![vec![], vec![7]],
         }),
+        ToProducer::Common(Slot(1), sequence(8)),
         ToProducer::Ping,
         ToProducer::Hints(hints),
     ]
