@@ -110,8 +110,6 @@ pub enum StartAt {
 /// Budgets.
 #[derive(Debug, Clone)]
 pub struct LimitsConfig {
-    /// Memory of batches being built and shipped.
-    pub memory: ByteSize,
     /// Files held open at once.
     pub files_open: u32,
     /// Bytes of one line.
@@ -233,11 +231,6 @@ impl Section for LogsConfig {
 impl Section for LimitsConfig {
     fn read(fields: &mut Fields<'_>) -> LimitsConfig {
         let config = LimitsConfig {
-            memory: fields.value(
-                "memory",
-                ByteSize::mib(64),
-                "Memory for batches that are being built or shipped.",
-            ),
             files_open: fields.value("files_open", 500, "Files that are held open at once."),
             line: fields.value(
                 "line",
@@ -245,10 +238,6 @@ impl Section for LimitsConfig {
                 "The longest line; what is longer is cut into several records and counted.",
             ),
         };
-        if config.memory < MEMORY_MIN {
-            let message = format!("`{}` is too little memory", config.memory);
-            fields.problem("memory", message, format!("write {MEMORY_MIN} or more"));
-        }
         if config.files_open == 0 {
             fields.problem("files_open", "no file could be open", "write 10 or more");
         }
@@ -304,9 +293,6 @@ const START_AT: [(&str, StartAt); 2] = [("beginning", StartAt::Beginning), ("end
 
 /// Room for a few whole batches of every partition that is being written.
 const SPOOL_SIZE_MIN: ByteSize = ByteSize::mib(16);
-
-/// A builder holds up to 8 MiB of raw records, and one is being built while another is cut.
-const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 
 const LINE_MIN: ByteSize = ByteSize(1024);
 /// Leaves room for a record's headers below the log's limit for one record.

@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use config::join::id::{AuthorityPin, TokenId};
 use config::join::message::Topic;
@@ -238,7 +240,6 @@ async fn a_joined_agent_has_an_identity_to_ship_with() {
     assert_eq!(loaded.aggregators(), token.addresses);
     assert_eq!(loaded.server_name("logs.example.com"), SERVER_NAME);
     // Only its owner may read it, and the secret of the token is not in it.
-    use std::os::unix::fs::PermissionsExt;
     for entry in std::fs::read_dir(dir.path().join("identity")).unwrap() {
         let mode = entry.unwrap().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -358,7 +359,6 @@ async fn a_certificate_for_another_key_is_not_taken() {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
-    use std::sync::atomic::{AtomicI64, Ordering};
     let authority = Arc::new(TestAuthority::new());
     let dir = tempfile::tempdir().unwrap();
     let tls = authority.server(SERVER_NAME, &authority.certificate);
