@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::agents::{AgentRow, Agents};
 use crate::blocking::Blocking;
 use crate::broker::transport::SystemTransport;
-use crate::broker::{Broker, BrokerParts};
+use crate::broker::{self, Broker, BrokerParts};
 use crate::config::{AggregatorConfig, Auth};
 use crate::groups::Groups;
 use crate::health::{Alive, Health};
@@ -40,9 +40,7 @@ pub struct Running {
     pub http_addr: SocketAddr,
     broker: Broker,
     _broker_alive: Alive,
-    topics: Topics,
-    agents: Agents,
-    meta: Arc<Meta>,
+    opened: Opened,
     blocking: Blocking,
     sync_threads: SyncThreads,
     /// Ends what serves agents and consumers.
@@ -52,7 +50,6 @@ pub struct Running {
     upkeep: Upkeep,
     /// Ended by a part that must not end.
     failed: CancellationToken,
-    _lock: Lock,
 }
 
 /// Starts an aggregator; it is ready when this returns. Port 0 takes any free port, which
@@ -64,44 +61,35 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         let (config, parts) = (config.clone(), parts.clone());
         blocking.run(move || Opened::open(&config, &parts)).await?
     };
-    let Opened {
-        lock,
-        telemetry,
-        meta,
-        topics,
-        groups,
-        agents,
-        authority,
-        gate,
-    } = opened;
     let health = Health::default();
     let http_listener = bind_http(config.listen.http).await?;
     let http_addr = http_listener.local_addr()?;
-    let sync_threads = topics.start_sync_threads(&health)?;
+    let sync_threads = opened.topics.start_sync_threads(&health)?;
     let broker = Broker::new(BrokerParts {
-        topics: topics.clone(),
-        authority: authority.clone(),
-        agents: agents.clone(),
+        topics: opened.topics.clone(),
+        authority: opened.authority.clone(),
+        agents: opened.agents.clone(),
         advertised: config.advertise.clone(),
         transport: Arc::new(SystemTransport),
+        reset_key: opened.reset_key,
     });
     let broker_alive = health.expect("the broker");
     let quic_addr = broker.listen(config.listen.quic).await?;
     broker_alive.running();
 
     // From here on nothing can fail, so nothing that is started stays behind.
-    let upkeep = Upkeep::start(&topics, &agents, &meta, &health, blocking);
+    let upkeep = Upkeep::start(&opened, &health, blocking);
     let serving = CancellationToken::new();
     let failed = CancellationToken::new();
     let api = Api {
-        topics: topics.clone(),
-        groups,
-        agents: agents.clone(),
-        authority,
+        topics: opened.topics.clone(),
+        groups: opened.groups.clone(),
+        agents: opened.agents.clone(),
+        authority: opened.authority.clone(),
         agents_connect_to: reachable_at(&config.advertise, quic_addr).into(),
-        telemetry,
+        telemetry: opened.telemetry.clone(),
         health,
-        gate,
+        gate: opened.gate.clone(),
         blocking,
         shutdown: serving.clone(),
     };
@@ -112,16 +100,13 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         http_addr,
         broker,
         _broker_alive: broker_alive,
-        topics,
-        agents,
-        meta,
+        opened,
         blocking,
         sync_threads,
         serving,
         servers,
         upkeep,
         failed,
-        _lock: lock,
     })
 }
 
@@ -143,15 +128,13 @@ impl Running {
         if ended.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
-        let close = {
-            let (topics, agents, meta) = (self.topics, self.agents, self.meta);
-            let sync_threads = self.sync_threads;
-            self.blocking.run(move || {
-                sync_threads.join();
-                topics.close();
-                write_changed_agents(&agents, &meta);
-            })
-        };
+        let (opened, sync_threads) = (self.opened, self.sync_threads);
+        let close = self.blocking.run(move || {
+            sync_threads.join();
+            opened.topics.close();
+            write_changed_agents(&opened.agents, &opened.meta);
+            // The lock goes with `opened`, last.
+        });
         let closed = tokio::time::timeout(STOP_MAX / 2, async {
             self.upkeep.stop().await;
             close.await;
@@ -164,7 +147,7 @@ impl Running {
 
 /// What lies in the data directory, opened.
 struct Opened {
-    lock: Lock,
+    _lock: Lock,
     telemetry: Telemetry,
     meta: Arc<Meta>,
     topics: Topics,
@@ -172,6 +155,8 @@ struct Opened {
     agents: Agents,
     authority: Authority,
     gate: Gate,
+    /// With which the broker ends connections that it does not know.
+    reset_key: [u8; 32],
 }
 
 impl Opened {
@@ -217,7 +202,8 @@ impl Opened {
             }
         };
         Ok(Opened {
-            lock,
+            _lock: lock,
+            reset_key: broker::reset_key(&meta, &random)?,
             telemetry,
             meta,
             topics,
@@ -261,29 +247,18 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    fn start(
-        topics: &Topics,
-        agents: &Agents,
-        meta: &Arc<Meta>,
-        health: &Health,
-        blocking: Blocking,
-    ) -> Upkeep {
+    fn start(opened: &Opened, health: &Health, blocking: Blocking) -> Upkeep {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn({
-            let (topics, alive, stop) =
-                (topics.clone(), health.expect("maintenance"), stop.clone());
-            async move {
-                alive.running();
-                topics.run_maintenance(stop).await;
-            }
+        let alive = health.expect("maintenance");
+        let topics = opened.topics.clone();
+        let until = stop.clone();
+        tasks.spawn(async move {
+            alive.running();
+            topics.run_maintenance(until).await;
         });
-        tasks.spawn(write_agents(
-            agents.clone(),
-            Arc::clone(meta),
-            blocking,
-            stop.clone(),
-        ));
+        let (agents, meta) = (opened.agents.clone(), Arc::clone(&opened.meta));
+        tasks.spawn(write_agents(agents, meta, blocking, stop.clone()));
         Upkeep { stop, tasks }
     }
 

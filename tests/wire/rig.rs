@@ -98,6 +98,7 @@ impl Aggregator {
             agents: agents.clone(),
             advertised: Vec::new(),
             transport: Arc::new(aggregator::broker::transport::SystemTransport),
+            reset_key: [7; 32],
         });
         // A socket that was closed a moment ago may still hold the port.
         let address = loop {

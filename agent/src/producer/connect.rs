@@ -144,6 +144,7 @@ impl Dialer {
             return tcp.await.map_err(|tcp_error| both(&quic_error, &tcp_error));
         }
         tokio::select! {
+            biased;
             result = &mut quic => match result {
                 Ok(link) => Ok(link),
                 Err(quic_error) => tcp.await.map_err(|tcp_error| both(&quic_error, &tcp_error)),

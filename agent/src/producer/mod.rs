@@ -169,12 +169,14 @@ impl Course {
     async fn run(mut self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
             let (address, link) = tokio::select! {
-                next = self.connect() => next,
+                biased;
                 () = shutdown.cancelled() => return,
+                next = self.connect() => next,
             };
             let Some(link) = link else {
                 let wait = self.next_turn();
                 tokio::select! {
+                    biased;
                     () = sleep(wait) => continue,
                     () = shutdown.cancelled() => return,
                 }
@@ -192,6 +194,7 @@ impl Course {
             self.producer.stats.set_connected(Connected::No);
             let wait = self.ended(&address, over, outcome);
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = shutdown.cancelled() => {}
             }

@@ -64,12 +64,12 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends until it is stopped or meets a hole in the spool, which ends it with `Ok`.
-    pub(super) async fn run(mut self) -> Result<(), String> {
+    /// Sends until it is stopped or can send no more. An error ends the session.
+    pub(super) async fn run(mut self) -> Result<Ended, String> {
         let mut priority = PRIORITY_LIVE;
         loop {
             if self.state.stopped.load(Ordering::Relaxed) {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             let spool = &self.shared.producer.spool;
             let end = spool.range(&self.state.partition).durable_end;
@@ -94,7 +94,7 @@ impl Sender {
             match self.send_all(batches).await? {
                 Sent::Some => {}
                 Sent::None => self.state.wake.notified().await,
-                Sent::Hole => return Ok(()),
+                Sent::Hole => return Ok(Ended::Hole),
             }
         }
     }
@@ -140,6 +140,14 @@ impl Sender {
         }
         Ok(sent)
     }
+}
+
+/// Why a sender has ended.
+pub(super) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// What comes next in the spool is damaged; what lies behind it needs a new producer id.
+    Hole,
 }
 
 enum Sent {

@@ -13,19 +13,19 @@ use std::time::Duration;
 
 use commitlog::batch::header::BatchHeader;
 use commitlog::id::{Offset, Sequence, TopicPartition};
-use commitlog::limits::{CLAIMS_MAX, SESSION_PARTITIONS_MAX};
+use commitlog::limits::{CLAIMS_MAX, SESSION_PARTITIONS_MAX, SESSION_SILENCE_MAX};
 use commitlog::wire::control::Liveness;
 use commitlog::wire::message::{Hello, Loss, Progress, Refusal, Slot, Status};
 use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
 use commitlog::wire::resume::{Conflict, Resume, Sendable, offset_within, resume};
 use commitlog::wire::{VERSION_MAX, VERSION_MIN};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Producer;
 use super::connect::Link;
-use super::send::{Sender, SlotState};
+use super::send::{Ended, Sender, SlotState};
 use super::stream::Channel;
 use crate::limits::{
     RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY,
@@ -77,7 +77,7 @@ struct Driver {
     channel: Channel,
     slots: BTreeMap<Slot, Arc<SlotState>>,
     named: usize,
-    senders: JoinSet<Result<(), String>>,
+    senders: JoinSet<Result<Ended, String>>,
     /// Slots whose spool and log disagree, until the aggregator tells what they share.
     comparing: BTreeMap<Slot, Comparing>,
     /// Partitions that were refused, and when to ask again.
@@ -218,27 +218,7 @@ impl Driver {
                 return Ok(end);
             }
             tokio::select! {
-                received = self.channel.reader.read() => {
-                    let bytes = received?.ok_or("the aggregator closed the connection")?;
-                    let now = self.shared.now();
-                    let taken = self.shared.session().received(&bytes, now);
-                    taken.map_err(|error| error.message)?;
-                    if let Some(end) = self.take_events().await? {
-                        return Ok(end);
-                    }
-                }
-                alive = changed.changed() => {
-                    alive.map_err(|_| "the spool is closed")?;
-                    self.spool_changed()?;
-                }
-                Some(ended) = self.senders.join_next() => self.sender_ended(ended)?,
-                _ = turn.tick() => {
-                    let now = self.shared.now();
-                    self.shared.session().turn(now).map_err(|error| error.message)?;
-                    self.ask_again()?;
-                }
-                _ = self.status.tick() => self.tell_status()?,
-                _ = self.renewal.tick() => self.renew_certificate()?,
+                biased;
                 () = shutdown.cancelled(), if self.stopping.is_none() => {
                     let deadline = Instant::now() + SHUTDOWN_GRACE;
                     self.stopping = Some(Stopping::Shutdown { deadline });
@@ -247,6 +227,27 @@ impl Driver {
                     self.stop_sending();
                     let deadline = Instant::now() + SHUTDOWN_GRACE;
                     self.stopping = Some(Stopping::Superseded { link, deadline });
+                }
+                _ = turn.tick() => {
+                    let now = self.shared.now();
+                    self.shared.session().turn(now).map_err(|error| error.message)?;
+                    self.ask_again()?;
+                }
+                _ = self.status.tick() => self.tell_status()?,
+                _ = self.renewal.tick() => self.renew_certificate()?,
+                Some(ended) = self.senders.join_next() => self.sender_ended(ended)?,
+                alive = changed.changed() => {
+                    alive.map_err(|_| "the spool is closed")?;
+                    self.spool_changed()?;
+                }
+                received = self.channel.reader.read() => {
+                    let bytes = received?.ok_or("the aggregator closed the connection")?;
+                    let now = self.shared.now();
+                    let taken = self.shared.session().received(&bytes, now);
+                    taken.map_err(|error| error.message)?;
+                    if let Some(end) = self.take_events().await? {
+                        return Ok(end);
+                    }
                 }
             }
         }
@@ -259,7 +260,8 @@ impl Driver {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.channel.writer.write(bytes.into()).await
+        let written = timeout(SESSION_SILENCE_MAX, self.channel.writer.write(bytes.into())).await;
+        written.map_err(|_| "the aggregator does not read")?
     }
 
     /// Whether what the session still waited for before it stops has come.
@@ -486,11 +488,11 @@ impl Driver {
 
     fn sender_ended(
         &mut self,
-        ended: Result<Result<(), String>, tokio::task::JoinError>,
+        ended: Result<Result<Ended, String>, tokio::task::JoinError>,
     ) -> Result<(), String> {
         match ended {
-            Ok(Ok(())) => {
-                // The sender met a hole in the spool. What lies behind it needs a new producer id.
+            Ok(Ok(Ended::Stopped)) => Ok(()),
+            Ok(Ok(Ended::Hole)) => {
                 self.stop_for_new_producer("damaged batches were skipped".to_owned());
                 Ok(())
             }

@@ -37,6 +37,8 @@ use commitlog::limits::WIRE_LIST_MAX;
 use commitlog::wire::message::{Refusal, RefusalCode, ToProducer};
 use config::join::refusal as identity;
 use config::value::HostPort;
+use redb::TableDefinition;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +46,8 @@ use crate::agents::Agents;
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
 use crate::identity::{Authority, reachable_at};
 use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
+use crate::meta::{Meta, Record};
+use crate::parts::Random;
 use crate::topics::Topics;
 use credit::Budget;
 use fence::Fence;
@@ -63,6 +67,7 @@ pub struct Shared {
     advertised: Vec<HostPort>,
     listening: OnceLock<SocketAddr>,
     transport: Arc<dyn Transport>,
+    reset_key: [u8; 32],
     budget: Budget,
     fence: Fence,
     shutdown: CancellationToken,
@@ -90,7 +95,31 @@ pub struct BrokerParts {
     pub advertised: Vec<HostPort>,
     /// The network.
     pub transport: Arc<dyn Transport>,
+    /// From [`reset_key`].
+    pub reset_key: [u8; 32],
 }
+
+/// The key with which a restarted aggregator tells agents of its predecessor's connections that these are
+/// gone (QUIC's stateless reset). Without it they wait for their idle timeout. Waits for the disk.
+pub fn reset_key(meta: &Meta, random: &Random) -> Result<[u8; 32]> {
+    if let Some(ResetKey(key)) = meta.record(RESET_KEY)? {
+        return Ok(key);
+    }
+    let mut key = [0; 32];
+    random(&mut key);
+    meta.change(|change| change.put(RESET_KEY, &ResetKey(key)))?;
+    Ok(key)
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResetKey([u8; 32]);
+
+impl Record for ResetKey {
+    const TABLE: TableDefinition<'static, &'static str, &'static [u8]> =
+        TableDefinition::new("broker");
+}
+
+const RESET_KEY: &str = "quic_reset_key";
 
 impl Broker {
     /// A broker that does not listen yet.
@@ -102,6 +131,7 @@ impl Broker {
             advertised: parts.advertised,
             listening: OnceLock::new(),
             transport: parts.transport,
+            reset_key: parts.reset_key,
             budget: Budget::new(),
             fence: Fence::default(),
             shutdown: CancellationToken::new(),

@@ -9,7 +9,8 @@ use commitlog::wire::ALPN;
 use config::join::ENROL_ALPN;
 use config::join::proof::EXPORTER_LABEL;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Connection, Endpoint, Incoming, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, VarInt};
+use ring::hmac;
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
@@ -29,7 +30,9 @@ pub(super) fn bind(broker: &Broker, at: SocketAddr) -> Result<Endpoint> {
     let mut parameters = parameters();
     broker.transport.tune(&mut parameters);
     config.transport_config(Arc::new(parameters));
-    let endpoint = broker.transport.quic(at, config);
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &broker.reset_key);
+    let endpoint = EndpointConfig::new(Arc::new(reset_key));
+    let endpoint = broker.transport.quic(at, endpoint, config);
     endpoint.map_err(|error| cannot_listen(at, "UDP", error))
 }
 
@@ -54,6 +57,7 @@ fn parameters() -> quinn::TransportConfig {
 pub(super) async fn serve(broker: Broker, endpoint: Endpoint) {
     loop {
         let incoming = tokio::select! {
+            biased;
             () = broker.shutdown.cancelled() => break,
             incoming = endpoint.accept() => incoming,
         };

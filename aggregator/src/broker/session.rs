@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use commitlog::error::ErrorKind;
 use commitlog::id::{ProducerEpoch, ProducerId, Sequence, TopicPartition};
-use commitlog::limits::WIRE_LIST_MAX;
+use commitlog::limits::{SESSION_SILENCE_MAX, WIRE_LIST_MAX};
 use commitlog::wire::broker::{BrokerEvent, BrokerSession};
 use commitlog::wire::frame::StreamHeader;
 use commitlog::wire::message::{
@@ -19,7 +19,7 @@ use commitlog::wire::message::{
 use quinn::RecvStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::append::Intake;
@@ -263,14 +263,7 @@ impl Driver {
             let tenure = self.tenure.as_ref().map(|it| it.stop.clone());
             let shared = Arc::clone(&self.shared);
             tokio::select! {
-                read = self.control.read() => {
-                    let bytes = read?;
-                    let now = shared.now();
-                    let taken = shared.session().received(&bytes, now);
-                    taken.map_err(|error| Verdict::Protocol(error.message))?;
-                    self.take_events().await?;
-                }
-                () = shared.news.notified() => {}
+                biased;
                 ended = &mut self.reading => return Err(reading_ended(ended)),
                 _ = tick.tick() => self.tick()?,
                 _ = disk.changed() => self.grant_all(),
@@ -279,6 +272,14 @@ impl Driver {
                 () = shared.broker.shutdown.cancelled() => {
                     return Err(Verdict::StartOver("the aggregator stops".to_owned()));
                 }
+                read = self.control.read() => {
+                    let bytes = read?;
+                    let now = shared.now();
+                    let taken = shared.session().received(&bytes, now);
+                    taken.map_err(|error| Verdict::Protocol(error.message))?;
+                    self.take_events().await?;
+                }
+                () = shared.news.notified() => {}
             }
         }
     }
@@ -290,7 +291,9 @@ impl Driver {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.writer.write(bytes).await.map_err(Verdict::Lost)
+        let written = timeout(SESSION_SILENCE_MAX, self.writer.write(bytes)).await;
+        let written = written.unwrap_or_else(|_| Err("the agent does not read".to_owned()));
+        written.map_err(Verdict::Lost)
     }
 
     fn tick(&mut self) -> Result<(), Verdict> {

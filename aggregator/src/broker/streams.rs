@@ -26,6 +26,7 @@ pub(super) async fn accept(connection: Connection, shared: Arc<Shared>) -> Resul
     let mut streams = JoinSet::new();
     let end = loop {
         tokio::select! {
+            biased;
             () = shared.stop.cancelled() => break Ok(()),
             Some(ended) = streams.join_next() => match ended {
                 Ok(Ok(())) => {}
@@ -234,6 +235,7 @@ async fn memory_of(shared: &Shared, bytes: usize) -> Result<OwnedSemaphorePermit
     let mut memory = std::pin::pin!(shared.broker.budget.memory(bytes));
     loop {
         tokio::select! {
+            biased;
             permit = &mut memory => return Ok(permit),
             () = shared.stop.cancelled() => return Err(Verdict::Lost("stopped".to_owned())),
             () = sleep(Duration::from_secs(1)) => shared.heard(),
@@ -248,6 +250,7 @@ async fn append_all(
 ) -> Result<(), Verdict> {
     loop {
         let (batch, _memory) = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return Ok(()),
             next = batches.recv() => match next {
                 Some(next) => next,

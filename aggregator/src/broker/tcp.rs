@@ -26,6 +26,7 @@ pub(super) fn serve(
     Ok(async move {
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = broker.shutdown.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };

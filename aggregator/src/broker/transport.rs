@@ -33,7 +33,12 @@ pub trait Listener: Send {
 /// Opens listening sockets.
 pub trait Transport: Send + Sync {
     /// A QUIC endpoint on this address.
-    fn quic(&self, at: SocketAddr, config: ServerConfig) -> io::Result<Endpoint>;
+    fn quic(
+        &self,
+        at: SocketAddr,
+        endpoint: EndpointConfig,
+        server: ServerConfig,
+    ) -> io::Result<Endpoint>;
     /// Changes QUIC's parameters where this network needs others.
     fn tune(&self, _parameters: &mut quinn::TransportConfig) {}
     /// A TCP listener on this address.
@@ -45,7 +50,12 @@ pub trait Transport: Send + Sync {
 pub struct SystemTransport;
 
 impl Transport for SystemTransport {
-    fn quic(&self, at: SocketAddr, config: ServerConfig) -> io::Result<Endpoint> {
+    fn quic(
+        &self,
+        at: SocketAddr,
+        endpoint: EndpointConfig,
+        server: ServerConfig,
+    ) -> io::Result<Endpoint> {
         let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
         socket.set_send_buffer_size(UDP_BUFFER_BYTES)?;
@@ -67,12 +77,7 @@ impl Transport for SystemTransport {
         }
         socket.bind(&at.into())?;
         let runtime = Arc::new(TokioRuntime);
-        Endpoint::new(
-            EndpointConfig::default(),
-            Some(config),
-            socket.into(),
-            runtime,
-        )
+        Endpoint::new(endpoint, Some(server), socket.into(), runtime)
     }
 
     fn tcp(&self, at: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
