@@ -187,6 +187,18 @@ impl Outlet<'_> {
         }
     }
 
+    /// Saves a position that no record carries. What was taken of the file may still be in the open
+    /// batch: then the position waits for it, so that it is never ahead of the data.
+    pub fn note(&mut self, placed: Placed) {
+        let destination = self.destination(&placed.partition);
+        let destination = &mut self.flow.destinations[destination.0];
+        if destination.is_empty() {
+            self.flow.spool.note(placed);
+        } else {
+            destination.note(placed);
+        }
+    }
+
     /// Counts what is gone for good.
     pub fn count_loss(&mut self, source: &str, reason: &'static str, loss: Loss) {
         self.flow.spool.count_loss(source, reason, loss);
@@ -215,10 +227,11 @@ impl Batch<'_> {
     /// can be pushed now; what was pushed is kept.
     pub fn cut(&mut self) -> Result<(), Refused> {
         self.destination.cut(self.spool, self.telemetry, self.now);
-        if self.destination.is_blocked() {
-            return Err(Refused::NoRoom);
+        if self.destination.is_empty() {
+            Ok(())
+        } else {
+            Err(Refused::NoRoom)
         }
-        Ok(())
     }
 
     /// Adds a record that is longer than a batch is meant to be, in a batch of its own.

@@ -13,6 +13,7 @@ use commitlog::batch::records::Decompressor;
 use commitlog::id::{Offset, Timestamp};
 use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
+use commitlog::storage::faulty::FaultyDisk;
 use model::header;
 
 use crate::ambient::{Clock, Now, Random};
@@ -32,7 +33,9 @@ pub(crate) struct World {
     pub(crate) config: FileConfig,
     pub(crate) spool_config: SpoolConfig,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) clock_ms: Arc<AtomicI64>,
+    /// A faulty disk under the spool, that is started again with this seed when it is off.
+    pub(crate) revive: Option<(FaultyDisk, u64)>,
+    clock_ms: Arc<AtomicI64>,
     agent: Option<Agent>,
     seed: Arc<AtomicU64>,
     _dir: tempfile::TempDir,
@@ -81,6 +84,7 @@ impl World {
             logs,
             config,
             storage,
+            revive: None,
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             agent: None,
             seed: Arc::new(AtomicU64::new(1)),
@@ -143,13 +147,26 @@ impl World {
 
     /// Opens the spool alone.
     pub(crate) fn open_spool(&self) -> Spool {
+        self.try_open_spool().unwrap()
+    }
+
+    fn try_open_spool(&self) -> commitlog::error::Result<Spool> {
         let opened = Spool::open(
             Arc::clone(&self.storage),
             self.spool_config.clone(),
             self.clock(),
             self.random(),
         );
-        opened.unwrap().0
+        opened.map(|(spool, _)| spool)
+    }
+
+    /// After a power cut: the agent is dead, the machine starts again.
+    pub(crate) fn revive(&mut self, seed: u64) {
+        let off = self.revive.as_ref().filter(|(disk, _)| disk.is_off());
+        if let Some((disk, _)) = off.cloned() {
+            self.kill();
+            disk.restart(seed);
+        }
     }
 
     /// Starts the agent, if it does not run.
@@ -157,7 +174,19 @@ impl World {
         if self.agent.is_some() {
             return;
         }
-        let spool = self.open_spool();
+        let spool = loop {
+            match self.try_open_spool() {
+                Ok(spool) => break spool,
+                Err(error) => {
+                    let Some((disk, seed)) = &self.revive else {
+                        panic!("{error}");
+                    };
+                    if disk.is_off() {
+                        disk.restart(*seed);
+                    }
+                }
+            }
+        };
         spool.apply_hints(Hints {
             linger: Duration::from_millis(2),
             partitions: vec![(self.config.topic.clone(), 4)],
@@ -185,7 +214,9 @@ impl World {
         let now = self.now();
         if let Some(mut agent) = self.agent.take() {
             agent.pipeline.flush(now);
-            agent.spool.close().unwrap();
+            let closed = agent.spool.close();
+            let is_faulty = self.revive.is_some();
+            assert!(closed.is_ok() || is_faulty, "{closed:?}");
         }
     }
 

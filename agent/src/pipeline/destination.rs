@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord, RECORD_OVERHEAD_MAX};
-use commitlog::error::{ErrorKind, Result};
+use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::TopicPartition;
 use model::header;
 
 use crate::ambient::Now;
-use crate::limits::BATCH_RAW_BYTES_TARGET;
+use crate::limits::{BATCH_RAW_BYTES_TARGET, SPOOL_RETRY};
 use crate::spool::positions::Placed;
 use crate::spool::{Spool, Taken};
 use crate::telemetry::Telemetry;
@@ -24,6 +24,8 @@ pub(super) struct Destination {
     opened_at: Duration,
     /// When the last batch was cut.
     cut_at: Option<Duration>,
+    /// Not to be cut before this: it failed.
+    retry_at: Duration,
     /// Cut, but not in the spool yet, with the positions of each.
     waiting: VecDeque<(Vec<u8>, Vec<Placed>)>,
     encoded: Vec<u8>,
@@ -37,6 +39,7 @@ impl Destination {
             positions: Vec::new(),
             opened_at: Duration::ZERO,
             cut_at: None,
+            retry_at: Duration::ZERO,
             waiting: VecDeque::new(),
             encoded: Vec::new(),
         }
@@ -86,6 +89,14 @@ impl Destination {
         }
     }
 
+    /// Takes a position along with the last records that are here.
+    pub(super) fn note(&mut self, placed: Placed) {
+        match self.waiting.back_mut() {
+            Some((_, positions)) if self.builder.is_empty() => positions.push(placed),
+            _ => self.positions.push(placed),
+        }
+    }
+
     /// When the open batch is to be cut. The first record after a quiet time goes at once: it has
     /// nobody to wait for; those that follow gather for the linger. Either way at most one batch is
     /// cut in each linger.
@@ -94,7 +105,8 @@ impl Destination {
             return None;
         }
         let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
-        Some(since_last.clamp(self.opened_at, self.opened_at + linger))
+        let due = since_last.clamp(self.opened_at, self.opened_at + linger);
+        Some(due.max(self.retry_at))
     }
 
     /// Cuts the open batch and offers it to the spool.
@@ -102,12 +114,10 @@ impl Destination {
         if self.builder.is_empty() || self.is_blocked() {
             return;
         }
-        if let Err(error) = self.finish(spool, now) {
-            // An allocation or the directory failed; the records are still in the builder.
-            tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
-            return;
+        match self.finish(spool, now) {
+            Ok(()) => self.offer(spool, telemetry),
+            Err(error) => self.try_later(&error, now),
         }
-        self.offer(spool, telemetry);
     }
 
     /// Cuts a batch of one record; whether it could be cut. When not, the record is gone from here.
@@ -119,14 +129,19 @@ impl Destination {
                 self.positions.clear();
                 return false;
             }
-            // Kept in the builder, cut at the next turn.
             Err(error) => {
-                tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
+                self.try_later(&error, now);
                 return true;
             }
         }
         self.offer(spool, telemetry);
         true
+    }
+
+    /// The spool could not make room for the partition; the records stay in the builder.
+    fn try_later(&mut self, error: &Error, now: Now) {
+        tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
+        self.retry_at = now.monotonic + SPOOL_RETRY;
     }
 
     fn finish(&mut self, spool: &Spool, now: Now) -> Result<()> {

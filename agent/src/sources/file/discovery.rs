@@ -17,6 +17,7 @@ use model::position::FileKey;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
 use super::reader::{Reader, read_at};
+use super::watch::Spot;
 use super::{Directory, EpochId, FileSource, Phase, StartAt, WATCH_HINT, kernel};
 use crate::ambient::Now;
 use crate::limits::{READ_BYTES, RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
@@ -139,6 +140,9 @@ impl FileSource {
 
     /// Looks at the paths that something happened to.
     pub(super) fn look_around(&mut self, out: &mut Outlet<'_>) {
+        for (from, to) in std::mem::take(&mut self.moves) {
+            self.follow_move(&from, &to, out);
+        }
         while let Some((directory, name)) = self.looks.pop_first() {
             self.look(directory, &name, out);
         }
@@ -245,6 +249,30 @@ impl FileSource {
         self.queue(id.lineage);
     }
 
+    /// A file was renamed. If it came and went under its first name between two turns, it is met only
+    /// now: it is the path's next epoch all the same.
+    fn follow_move(&mut self, from: &Spot, to: &Spot, out: &mut Outlet<'_>) {
+        let path = self.directories[to.directory].path.join(&to.name);
+        if self.patterns.matches(&path) {
+            return;
+        }
+        let Ok(Some(opened)) = self.open(&path) else {
+            return;
+        };
+        if self.known.contains_key(&opened.key) {
+            return;
+        }
+        self.begin(from.directory, &from.name, opened, out);
+        let Some(&index) = self.directories[from.directory].names.get(&from.name) else {
+            return;
+        };
+        self.detach_named(index, out.now());
+        let lineage = self.lineages[index].as_mut();
+        if let Some(last) = lineage.and_then(|lineage| lineage.epochs.back_mut()) {
+            last.place = Some(path);
+        }
+    }
+
     /// Begins a new epoch with a file that was never met.
     pub(super) fn begin(
         &mut self,
@@ -268,7 +296,6 @@ impl FileSource {
         if at_end && let Err(error) = self.reader.skip_to_end(&mut epoch) {
             return self.say_unreadable(&path, &error);
         }
-        let is_noted = epoch.offset > 0;
         lineage.last_epoch = Some(number);
         lineage.epochs.push_back(epoch);
         let id = EpochId {
@@ -279,9 +306,8 @@ impl FileSource {
         self.opened(id, now);
         self.follow_link(index, &path);
         self.queue(index);
-        if is_noted {
-            self.note(id, out);
-        }
+        // From now on it is found again, whatever its name will be, also when nothing of it was read.
+        self.note(id, out);
     }
 
     /// Where a path is a link, what it leads to is watched too: events come by the real name.
@@ -433,15 +459,14 @@ impl FileSource {
         self.lineages[id.lineage].as_mut()?.epoch(id.number)
     }
 
-    /// Saves the position of an epoch that no record carries.
+    /// Saves the position of an epoch that no record carries. Without a partition that waits.
     pub(super) fn note(&mut self, id: EpochId, out: &mut Outlet<'_>) {
-        self.make_stream(id.lineage, out);
         let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
             let mut epochs = lineage.epochs.iter();
             lineage.placed(epochs.find(|epoch| epoch.number == id.number)?)
         });
         if let Some(placed) = placed {
-            out.spool().note(placed);
+            out.note(placed);
         }
     }
 

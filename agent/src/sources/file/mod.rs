@@ -50,7 +50,7 @@ use guard::Hasher;
 use lineage::{Lineage, Stream};
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader};
-use watch::{Hint, Watch};
+use watch::{Hint, Spot, Watch};
 
 /// What a file source follows, and how.
 #[derive(Debug, Clone)]
@@ -101,6 +101,8 @@ pub struct FileSource {
     ready: VecDeque<usize>,
     /// Paths to look at: directory and name.
     looks: BTreeSet<(usize, OsString)>,
+    /// Renames of files that may not have been met under their first name.
+    moves: Vec<(Spot, Spot)>,
     attention: BTreeSet<usize>,
     /// Files that cannot be opened, so that each is said once.
     unreadable: HashMap<PathBuf, String>,
@@ -169,6 +171,7 @@ impl FileSource {
             suspects: Vec::new(),
             ready: VecDeque::new(),
             looks: BTreeSet::new(),
+            moves: Vec::new(),
             attention: BTreeSet::new(),
             unreadable: HashMap::new(),
             next_reconcile: None,
@@ -220,6 +223,11 @@ impl FileSource {
                     self.looks.insert((directory, name.to_owned()));
                 }
                 self.look_again_at_suspects();
+            }
+            Hint::Moved { from, to } => {
+                if self.is_meant(from.directory, &from.name) {
+                    self.moves.push((from, to));
+                }
             }
             Hint::Tree => self.reconcile_by(now.monotonic + crate::limits::RECONCILE_SETTLE),
             Hint::Overflow => {
@@ -346,6 +354,14 @@ impl FileSource {
             return false;
         };
         self.set_stream(index, partition, out);
+        let numbers: Vec<u32> = self.lineages[index]
+            .iter()
+            .flat_map(|lineage| lineage.epochs.iter().map(|epoch| epoch.number))
+            .collect();
+        for number in numbers {
+            let lineage = index;
+            self.note(EpochId { lineage, number }, out);
+        }
         true
     }
 

@@ -63,7 +63,10 @@ fn a_renamed_file_is_read_to_its_end_before_its_successor() {
 
 /// `line 0` to `line n-1`, one after the other.
 fn numbered(lines: std::ops::Range<u32>) -> String {
-    expected(lines).iter().flat_map(|line| [line, "\n"]).collect()
+    expected(lines)
+        .iter()
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 /// The same, as they come out.
@@ -376,4 +379,17 @@ fn more_files_than_may_be_open_are_all_followed() {
             "{file}.log"
         );
     }
+}
+
+#[test]
+fn files_that_come_and_go_between_two_turns_are_delivered() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    for round in 1..5 {
+        world.rename("a.log", &format!("a.old.{round}"));
+        world.append("a.log", &numbered(round * 10..round * 10 + 10));
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..50));
 }

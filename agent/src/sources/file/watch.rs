@@ -5,7 +5,7 @@
 //! queue overflows, it is told to look everywhere.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,10 +28,19 @@ pub(super) enum Hint<'a> {
     Written { directory: usize, name: &'a OsStr },
     /// A name appeared, went, or means something else now.
     Named { directory: usize, name: &'a OsStr },
+    /// A file got another name. Both directories are watched.
+    Moved { from: Spot, to: Spot },
     /// A directory appeared in a directory, or a watched one went.
     Tree,
     /// Events were lost: look everywhere.
     Overflow,
+}
+
+/// A name in a watched directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Spot {
+    pub(super) directory: usize,
+    pub(super) name: OsString,
 }
 
 /// Events of many files fit into one read.
@@ -65,6 +74,8 @@ impl Watch {
     /// Reads all events that are there.
     pub(super) fn drain(&mut self, each: &mut dyn FnMut(Hint<'_>)) {
         let mut events = Reader::new(&self.inotify, &mut self.buffer);
+        // The two halves of a rename follow each other and share a cookie.
+        let mut moved: Option<(u32, Spot)> = None;
         loop {
             let event = match events.next() {
                 Ok(event) => event,
@@ -95,6 +106,17 @@ impl Watch {
                 each(Hint::Written { directory, name });
             } else {
                 each(Hint::Named { directory, name });
+                let spot = Spot {
+                    directory,
+                    name: name.to_owned(),
+                };
+                if flags.contains(ReadFlags::MOVED_FROM) {
+                    moved = Some((event.cookie(), spot));
+                } else if flags.contains(ReadFlags::MOVED_TO)
+                    && let Some((_, from)) = moved.take_if(|(cookie, _)| *cookie == event.cookie())
+                {
+                    each(Hint::Moved { from, to: spot });
+                }
             }
         }
     }
