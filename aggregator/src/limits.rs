@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use commitlog::limits::BATCH_BYTES_MAX;
+use commitlog::limits::{BATCH_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use config::join::message::FRAME_BYTES_MAX;
 
 /// Partitions of all topics together. Each holds a few open files and about 10 KiB; an agent that
 /// makes topics up must not use up either.
@@ -33,8 +34,9 @@ pub const RETENTION_INTERVAL_MS: i64 = 60_000;
 /// commits together; more only wait for the same journal.
 pub const SYNC_THREADS: usize = 2;
 
-/// Threads that open partitions at start; each waits for the disk most of the time.
-pub const OPEN_THREADS_MAX: usize = 8;
+/// Threads that open partitions at start and close them at the end; each waits for the disk most of
+/// the time.
+pub const DISK_THREADS_MAX: usize = 8;
 
 /// Raw bytes of records in one fetch answer when the client names no bound.
 pub const FETCH_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
@@ -236,3 +238,11 @@ pub const SETTLE_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a user's own certificate is read again.
 pub const OWN_CERTIFICATE_LOOK_MS: i64 = 60_000;
+
+/// Topics that a joining agent is told of.
+pub const ENROL_TOPICS_MAX: usize = 256;
+
+const _: () = assert!(
+    ENROL_TOPICS_MAX * (TOPIC_NAME_BYTES_MAX + 64) < FRAME_BYTES_MAX / 2,
+    "names are ASCII, and JSON puts less than 64 bytes around each"
+);

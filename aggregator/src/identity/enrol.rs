@@ -28,7 +28,7 @@ use crate::identity::agents::{AgentRecord, KeyRecord, Standing};
 use crate::identity::ca::{CheckedRequest, Issued};
 use crate::identity::tokens::TokenRecord;
 use crate::identity::{Authority, internal};
-use crate::limits::{ENROL_TIMEOUT, HOST_NAME_BYTES_MAX};
+use crate::limits::{ENROL_TIMEOUT, ENROL_TOPICS_MAX, HOST_NAME_BYTES_MAX};
 use crate::meta::Change;
 
 /// What the connection proves.
@@ -130,14 +130,7 @@ impl Authority {
             certificates: vec![Binary(issued.certificate.to_vec())],
             authorities: self.authorities(),
             aggregators: offer.aggregators.iter().map(HostPort::to_string).collect(),
-            topics: offer
-                .topics
-                .into_iter()
-                .map(|(name, partitions)| Topic {
-                    name: name.to_string(),
-                    partitions,
-                })
-                .collect(),
+            topics: told(offer.topics),
             allowed: topics.patterns().to_vec(),
         };
         Ok((id, accepted))
@@ -270,6 +263,17 @@ fn earlier_answer(change: &Change, key: &str, token: &str) -> Result<Option<Agen
     let agent = change.record::<AgentRecord>(&found.agent)?;
     let same = agent.is_some_and(|a| a.token == token && a.standing == Standing::Good);
     Ok(found.agent.parse().ok().filter(|_| same))
+}
+
+/// As many topics as surely fit the reply. They are for the operator's eyes: the agent learns the rest
+/// when it ships.
+fn told(topics: Vec<(TopicName, u32)>) -> Vec<Topic> {
+    let told = topics.into_iter().take(ENROL_TOPICS_MAX);
+    told.map(|(name, partitions)| Topic {
+        name: name.to_string(),
+        partitions,
+    })
+    .collect()
 }
 
 /// A name for the operator's list: cut, and without what could steer a terminal.
