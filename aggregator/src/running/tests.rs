@@ -47,6 +47,7 @@ async fn it_is_ready_once_started_and_keeps_its_token_and_records() {
     assert!(status.contains("401"), "{status}");
 
     let partition = running
+        .opened
         .topics
         .partition(&"logs-0".parse().unwrap())
         .await
@@ -118,6 +119,7 @@ async fn a_stop_ends_long_polls_at_once() {
         .await
         .unwrap();
     running
+        .opened
         .topics
         .partition(&"logs-0".parse().unwrap())
         .await

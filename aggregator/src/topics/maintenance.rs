@@ -8,6 +8,7 @@ use commitlog::id::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Topics;
+use super::fan_out::fan_out;
 use crate::limits::{DISK_CHECK_INTERVAL_MS, MAINTENANCE_INTERVAL_MS, RETENTION_INTERVAL_MS};
 
 /// When each of the rarer steps ran last.
@@ -32,6 +33,7 @@ impl Topics {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
@@ -66,9 +68,9 @@ impl Topics {
 
     /// Syncs and closes every partition. Waits for the disk; nothing is taken afterwards.
     pub fn close(&self) {
-        for partition in self.partitions() {
+        fan_out(self.shared.blocking, &self.partitions(), |partition| {
             partition.close();
-        }
+        });
     }
 }
 

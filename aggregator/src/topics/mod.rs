@@ -14,6 +14,7 @@
 
 mod catalog;
 mod disk;
+mod fan_out;
 #[cfg(test)]
 mod fault_tests;
 mod maintenance;
