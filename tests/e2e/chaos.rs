@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use weir_tests::agent::{Agent, AgentOptions};
 use weir_tests::aggregator::{Aggregator, AggregatorOptions};
-use weir_tests::chaos::{ChaosPlan, run};
+use weir_tests::chaos::{ChaosPlan, fresh_lines, run};
+use weir_tests::condition::{wait, when};
 use weir_tests::limits::DRAIN_MAX;
 use weir_tests::oracle::reader::{Reader, WriterProcess, plan_in};
 use weir_tests::oracle::writer::{Plan, Rotation};
@@ -38,7 +39,14 @@ fn rotates_live(rotation: Rotation, keep: u32) -> Result<()> {
     let world = World::new()?;
     let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
     let options = AgentOptions::tailing(&[world.path("logs/app*.log")]);
+    let mut written = fresh_lines(&world)?;
     let mut agent = Agent::start(&world, "agent", &options, &aggregator)?;
+    // Files that come and go before the agent knows their folder are nobody's loss.
+    let api = aggregator.api();
+    wait("an agent at work", DRAIN_MAX, || {
+        let durable = api.durable_records("logs")?;
+        when(durable > 0, || "no line yet".to_owned())
+    })?;
     let plan = Plan {
         rotation,
         keep,
@@ -50,7 +58,7 @@ fn rotates_live(rotation: Rotation, keep: u32) -> Result<()> {
         lines: Some(20_500),
         ..plan
     };
-    let written = WriterProcess::start(&plan)?.finish()?;
+    written.extend(WriterProcess::start(&plan)?.finish()?);
     let reader = Reader::new(aggregator.http, aggregator.token_file(), "logs");
     let verdict = reader.judge(&written, DRAIN_MAX)?;
     ensure!(verdict.is_clean(), "{verdict}");
