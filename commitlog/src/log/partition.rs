@@ -13,7 +13,7 @@
 //! write, and every failed fsync, closes the writer until the log is opened again: the kernel has dropped
 //! the dirty pages and would lie about them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::checkpoint::take_mark;
 use super::producer_state::{KnownBatch, Producers, Verdict};
 use super::reader::LogReader;
 use super::recovery::{self, Recovery};
-use super::segment::SegmentWriter;
+use super::segment::{Flush, Flushed, SegmentWriter};
 use super::shared::Shared;
 
 /// When segments are rolled and dropped.
@@ -64,6 +64,8 @@ pub struct PartitionLog {
     pub(super) producers: Producers,
     /// Appended and not yet durable, in order.
     pub(super) pending: VecDeque<Pending>,
+    /// The `.snapshot` files that exist.
+    pub(super) snapshots: BTreeSet<Offset>,
     pub(super) sync_runs: bool,
     /// Why no more can be written.
     pub(super) closed: Option<String>,
@@ -200,7 +202,7 @@ impl PartitionLog {
         self.check_open()?;
         match done.result {
             Ok(flushed) => {
-                self.segment.flushed(&flushed, &self.shared);
+                self.take_flushed(&flushed);
                 self.make_durable(done.target);
                 Ok(self.durable_end())
             }
@@ -345,6 +347,13 @@ impl PartitionLog {
         self.shared.state_mut().end = header.next_offset();
     }
 
+    pub(super) fn take_flushed(&mut self, flushed: &Flushed) {
+        self.segment.flushed(flushed);
+        if let Some((_, end)) = flushed.marked {
+            self.keep_snapshot(end);
+        }
+    }
+
     /// Everything before `target` is durable.
     pub(super) fn make_durable(&mut self, target: Offset) {
         while let Some(pending) = self.pending.front().filter(|p| p.next_offset <= target) {
@@ -403,13 +412,13 @@ impl PartitionLog {
 pub struct SyncJob {
     shared: Arc<Shared>,
     target: Offset,
-    flush: super::segment::Flush,
+    flush: Flush,
 }
 
 /// The result of a [`SyncJob`].
 pub struct SyncDone {
     target: Offset,
-    result: Result<super::segment::Flushed>,
+    result: Result<Flushed>,
 }
 
 impl SyncJob {

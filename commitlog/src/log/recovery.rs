@@ -51,7 +51,7 @@ pub(super) struct Found {
     /// Segments by base, with their bytes.
     pub(super) segments: BTreeMap<Offset, u64>,
     pub(super) snapshots: Vec<Offset>,
-    /// Half-made files.
+    /// Half-made files, and index files whose segment is gone.
     pub(super) leftovers: Vec<PathBuf>,
     has_leader_epoch: bool,
 }
@@ -190,6 +190,7 @@ fn assemble(
         segment,
         producers,
         pending: VecDeque::new(),
+        snapshots: found.snapshots.iter().copied().collect(),
         sync_runs: false,
         closed: None,
     }
@@ -201,7 +202,7 @@ fn finish(mut log: PartitionLog, report: Recovery) -> Result<(PartitionLog, Reco
     if !log.segment.is_marked() {
         let flush = log.segment.flush_with(Some(&log.producers));
         let flushed = flush.run(&log.shared)?;
-        log.segment.flushed(&flushed, &log.shared);
+        log.take_flushed(&flushed);
     }
     match log.shared.checkpoint.update(|_| {}) {
         Err(error) if error.kind != ErrorKind::Retry => Err(error),
@@ -216,6 +217,7 @@ pub(super) fn list(storage: &dyn Storage, dir: &Path) -> io::Result<Found> {
         leftovers: Vec::new(),
         has_leader_epoch: false,
     };
+    let mut indexes = Vec::new();
     for entry in storage.list(dir)? {
         if entry.kind != EntryKind::File {
             continue;
@@ -230,9 +232,17 @@ pub(super) fn list(storage: &dyn Storage, dir: &Path) -> io::Result<Found> {
                 found.segments.insert(base, entry.bytes);
             }
             Some((offset, FileKind::Snapshot)) => found.snapshots.push(offset),
-            _ => {}
+            Some((base, FileKind::Index | FileKind::TimeIndex)) => {
+                indexes.push((base, dir.join(&entry.name)));
+            }
+            None => {}
         }
     }
+    // A segment's files are unlinked one by one.
+    let orphans = indexes
+        .into_iter()
+        .filter(|(base, _)| !found.segments.contains_key(base));
+    found.leftovers.extend(orphans.map(|(_, path)| path));
     Ok(found)
 }
 

@@ -10,8 +10,9 @@
 
 use std::path::PathBuf;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Offset, Timestamp};
+use crate::storage::sync_names;
 
 use super::checkpoint::{Mark, take_mark};
 use super::names::{self, FileKind};
@@ -104,7 +105,7 @@ impl PartitionLog {
         let created = SegmentWriter::create(self.shared.storage.as_ref(), &self.shared.dir, base);
         let created = created.map_err(|error| {
             let path = names::path(&self.shared.dir, base, FileKind::Log);
-            crate::error::Error::io(format!("cannot begin {}", path.display()), error)
+            Error::io(format!("cannot begin {}", path.display()), error)
         });
         let segment = created.map_err(|error| self.close_unless_retry(error))?;
         let stored = self
@@ -122,7 +123,7 @@ impl PartitionLog {
         state.active = segment.active.clone();
         drop(state);
         self.segment = segment;
-        remove_old_snapshots(&self.shared);
+        self.keep_snapshot(base);
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl PartitionLog {
         Ok(mark)
     }
 
-    fn close_unless_retry(&mut self, error: crate::error::Error) -> crate::error::Error {
+    fn close_unless_retry(&mut self, error: Error) -> Error {
         if error.kind == ErrorKind::Retry {
             error
         } else {
@@ -162,23 +163,81 @@ impl PartitionLog {
         };
         #[cfg(mutant = "unlink_before_pointer")]
         unlink(&self.shared, &doomed);
-        let stored = self.shared.checkpoint.update(|content| {
-            content.start = start;
-            content.marks.retain(|_, mark| mark.end > start);
-        });
-        stored.map_err(|error| self.close_unless_retry(error))?;
-        {
-            let mut state = self.shared.state_mut();
-            state.start = start;
-            state.sealed.retain(|_, segment| segment.end > start);
+        if let Err(error) = self.move_start(start) {
+            if error.kind != ErrorKind::Retry {
+                return Err(self.close_for(error));
+            }
+            self.make_room(&doomed, start)?;
         }
-        self.shared.unload_before(start);
+        self.forget_before(start);
         Ok(Trimmed {
             segments: doomed.len(),
             bytes: doomed.iter().map(|(_, segment)| segment.bytes).sum(),
             start,
             left: unlink(&self.shared, &doomed),
         })
+    }
+
+    /// Moves the durable start.
+    fn move_start(&self, start: Offset) -> Result<()> {
+        self.shared.checkpoint.update(|content| {
+            content.start = start;
+            content.marks.retain(|_, mark| mark.end > start);
+        })
+    }
+
+    /// Moves the durable start on a disk that has no room for a new checkpoint. A log begins with its
+    /// first segment at the earliest, so segments can go one at a time, from the first, each unlinking
+    /// durable before the next; until the checkpoint fits.
+    fn make_room(&mut self, doomed: &[(Offset, SealedSegment)], start: Offset) -> Result<()> {
+        for segment in doomed {
+            self.forget_before(segment.1.end);
+            unlink(&self.shared, std::slice::from_ref(segment));
+            let synced = sync_names(self.shared.storage.as_ref(), &self.shared.dir);
+            if let Err(error) = synced {
+                let dir = self.shared.dir.display();
+                return Err(self.close_for(Error::io(format!("cannot sync {dir}"), error)));
+            }
+            match self.move_start(start) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind == ErrorKind::Retry => {}
+                Err(error) => return Err(self.close_for(error)),
+            }
+        }
+        // All are gone, in order; the first that is left says where the log begins.
+        Ok(())
+    }
+
+    /// Readers no longer find what lies before `start`.
+    fn forget_before(&self, start: Offset) {
+        {
+            let mut state = self.shared.state_mut();
+            state.start = start;
+            state.sealed.retain(|_, segment| segment.end > start);
+        }
+        self.shared.unload_before(start);
+    }
+
+    /// Remembers the snapshot that was taken at `at`, and removes those that no segment begins with, but
+    /// for the latest two: the last may turn out to be damaged.
+    pub(super) fn keep_snapshot(&mut self, at: Offset) {
+        self.snapshots.insert(at);
+        let latest = self.snapshots.iter().rev().nth(1).copied().unwrap_or(at);
+        let mut needless: Vec<Offset> = self.snapshots.range(..latest).copied().collect();
+        {
+            let state = self.shared.state();
+            let is_base = |at: &Offset| *at == state.active.base || state.sealed.contains_key(at);
+            needless.retain(|at| !is_base(at));
+        }
+        for at in needless {
+            let path = names::path(&self.shared.dir, at, FileKind::Snapshot);
+            match self.shared.storage.remove(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
+                _ => {
+                    self.snapshots.remove(&at);
+                }
+            }
+        }
     }
 }
 
@@ -198,30 +257,4 @@ fn unlink(shared: &Shared, doomed: &[(Offset, SealedSegment)]) -> Vec<PathBuf> {
         Ok(()) => false,
     };
     files.filter(stays).collect()
-}
-
-/// Removes the snapshots that no segment begins with, but for the latest two: the last may turn out to be
-/// damaged. What cannot be removed or listed stays for another time.
-pub(super) fn remove_old_snapshots(shared: &Shared) {
-    let Ok(entries) = shared.storage.list(&shared.dir) else {
-        return;
-    };
-    let snapshots = entries
-        .iter()
-        .filter_map(|entry| match names::parse(&entry.name) {
-            Some((offset, FileKind::Snapshot)) => Some(offset),
-            _ => None,
-        });
-    let mut snapshots: Vec<Offset> = snapshots.collect();
-    snapshots.truncate(snapshots.len().saturating_sub(2));
-    let state = shared.state();
-    snapshots.retain(|offset| *offset != state.active.base && !state.sealed.contains_key(offset));
-    drop(state);
-    for offset in snapshots {
-        // The next roll tries again.
-        let _unremoved =
-            shared
-                .storage
-                .remove(&names::path(&shared.dir, offset, FileKind::Snapshot));
-    }
 }

@@ -151,14 +151,13 @@ impl SegmentWriter {
     }
 
     /// Takes in what a flush has done.
-    pub(super) fn flushed(&mut self, flushed: &Flushed, shared: &Shared) {
+    pub(super) fn flushed(&mut self, flushed: &Flushed) {
         if flushed.base != self.active.base {
             return;
         }
         self.index_written = self.index_written.max(flushed.entries);
-        if let Some(marked) = flushed.marked_bytes {
-            self.marked_bytes = Some(marked);
-            super::retention::remove_old_snapshots(shared);
+        if let Some((marked_bytes, _)) = flushed.marked {
+            self.marked_bytes = Some(marked_bytes);
         }
     }
 
@@ -211,7 +210,8 @@ pub(super) struct Flushed {
     base: Offset,
     /// How many entries the index file has now.
     entries: usize,
-    marked_bytes: Option<u64>,
+    /// How far a mark reaches that was made: in bytes, and as an offset.
+    pub(super) marked: Option<(u64, Offset)>,
 }
 
 impl Flush {
@@ -222,7 +222,7 @@ impl Flush {
         let mut flushed = Flushed {
             base: self.base,
             entries: self.index_from,
-            marked_bytes: None,
+            marked: None,
         };
         match self.write_index(shared) {
             Ok(()) => flushed.entries = self.entries,
@@ -233,7 +233,7 @@ impl Flush {
             .harden(shared)
             .and_then(|mark| store_mark(shared, mark));
         match marked {
-            Ok(marked) => flushed.marked_bytes = marked.then_some(self.log_bytes),
+            Ok(end) => flushed.marked = end.map(|end| (self.log_bytes, end)),
             Err(error) if error.kind == ErrorKind::Retry => {}
             Err(error) => return Err(error),
         }
@@ -289,14 +289,15 @@ impl Flush {
     }
 }
 
-fn store_mark(shared: &Shared, mark: Option<Mark>) -> Result<bool> {
+/// Stores a mark, and answers the offset it reaches.
+fn store_mark(shared: &Shared, mark: Option<Mark>) -> Result<Option<Offset>> {
     let Some(mark) = mark else {
-        return Ok(false);
+        return Ok(None);
     };
     let start = shared.state().start;
     shared.checkpoint.update(|content| {
         take_mark(content, mark);
         content.start = content.start.max(start);
     })?;
-    Ok(true)
+    Ok(Some(mark.end))
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::id::Timestamp;
 use crate::limits::READ_WINDOW_BYTES;
-use crate::log::names;
 use crate::log::partition::{LogConfig, PartitionLog};
 use crate::storage::{OpenMode, Storage, read_full_at, sync_names, temporary_name, write_all_at};
 
@@ -73,14 +72,7 @@ fn mend(finding: &Finding) -> Option<Change> {
         // What is lost stays lost; readers are told.
         Harm::Lost => return None,
         Harm::Torn => format!("cut off: {}", finding.what),
-        Harm::Derived
-            if finding
-                .file
-                .to_string_lossy()
-                .ends_with(names::TEMPORARY_SUFFIX) =>
-        {
-            "remove".to_owned()
-        }
+        Harm::Derived if finding.what == super::verify::LEFT_OVER => "remove".to_owned(),
         Harm::Derived => format!("make anew: it {}", finding.what),
     };
     Some(Change {

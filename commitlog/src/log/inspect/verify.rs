@@ -18,6 +18,9 @@ use crate::storage::{File, OpenMode, Storage, read_whole};
 
 use super::{Finding, Harm, PartitionReport, SegmentReport};
 
+/// Of a file that the next opening removes.
+pub(super) const LEFT_OVER: &str = "belongs to nothing, a crash left it";
+
 /// A batch, as [`scan`] shows it.
 pub(super) struct Seen<'a> {
     pub(super) file: &'a Path,
@@ -115,7 +118,7 @@ fn beside_the_log(
         }
     }
     for path in &found.leftovers {
-        findings.push(derived(path.clone(), "is half-made, a crash left it"));
+        findings.push(derived(path.clone(), LEFT_OVER));
     }
     findings
 }
