@@ -19,7 +19,7 @@ use crate::condition::{Seen, wait};
 use crate::limits::DRAIN_MAX;
 use crate::oracle::checker::{Verdict, Written};
 use crate::oracle::reader::{Reader, WriterProcess, plan_in};
-use crate::oracle::writer::Plan;
+use crate::oracle::writer::{Plan, Rotation};
 use crate::process::{Process, Wrapper};
 use crate::world::World;
 
@@ -61,8 +61,20 @@ impl SweepReport {
     }
 }
 
-/// Lines of one life.
-const LINES: u64 = 40;
+/// How far a sweep goes.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepPlan {
+    /// Kills at each call, at most.
+    pub kills_each: u32,
+    /// Lines that each life is given, in eight files.
+    pub lines: u64,
+    /// Lines a second; 0 writes them before the life begins.
+    pub rate: u64,
+}
+
+/// Files that the lines of one life are spread over: each may go to another partition, and each
+/// partition has calls of its own.
+const FILES: u64 = 8;
 
 /// Both sides of a sweep.
 pub struct Sides {
@@ -72,12 +84,12 @@ pub struct Sides {
     pub agent: Agent,
 }
 
-/// Kills `victim` at up to `kills_each` counts of each call.
+/// Kills `victim` at one count of one call after the other.
 pub fn run(
     world: &World,
     sides: &mut Sides,
     victim: Victim,
-    kills_each: u32,
+    plan: SweepPlan,
 ) -> Result<SweepReport> {
     let reader = Reader::new(sides.aggregator.http, sides.aggregator.token_file(), "logs");
     let mut written = Written::new();
@@ -85,19 +97,21 @@ pub fn run(
     let mut life = 0;
     for call in CALLS {
         let mut count = 0;
-        while count < kills_each {
+        while count < plan.kills_each {
             life += 1;
-            let plan = Plan {
+            let writer = WriterProcess::start(&Plan {
                 writer: life,
-                rate: 0,
-                lines: Some(LINES),
+                rate: plan.rate,
+                lines: Some(plan.lines),
+                rotation: Rotation::Create,
+                rotate_lines: plan.lines.div_ceil(FILES),
                 ..plan_in(world)
-            };
-            written.extend(WriterProcess::start(&plan)?.finish()?);
-            let total = written.values().sum();
+            })?;
+            let total = plan.lines * u64::from(life);
             let wrapper = killing_at(call, count + 1);
             let was_killed = live(sides, victim, &wrapper, total)
                 .with_context(|| format!("{victim:?} at {call} number {}", count + 1))?;
+            written.extend(writer.finish()?);
             if !was_killed {
                 break;
             }

@@ -2,6 +2,7 @@
 //! order, over whatever befalls the connection.
 
 mod identity;
+mod joining;
 mod network;
 mod rig;
 

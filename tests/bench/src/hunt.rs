@@ -11,7 +11,7 @@ use weir_tests::oracle::checker::Verdict;
 use weir_tests::oracle::writer::Rotation;
 use weir_tests::programs::repository;
 use weir_tests::skip::missing_program;
-use weir_tests::sweep::{Sides, Victim};
+use weir_tests::sweep::{Sides, SweepPlan, Victim};
 use weir_tests::world::{Logs, World};
 
 use crate::report::{Report, float};
@@ -91,8 +91,16 @@ fn judge(report: &mut Report, verdict: &Verdict) {
 #[derive(clap::Args)]
 pub(crate) struct SweepOptions {
     /// Kills at each system call and side, at most
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 100)]
     kills_each: u32,
+
+    /// Lines in each life
+    #[arg(long, default_value_t = 400)]
+    lines: u64,
+
+    /// Lines a second; 0 writes them before each life
+    #[arg(long, default_value_t = 400)]
+    rate: u64,
 }
 
 pub(crate) fn sweep(options: &SweepOptions) -> Result<Report> {
@@ -102,7 +110,11 @@ pub(crate) fn sweep(options: &SweepOptions) -> Result<Report> {
     let mut report = Report::new("sweep");
     for victim in [Victim::Agent, Victim::Aggregator] {
         let world = World::in_folder(&std::env::temp_dir(), Logs::Hidden)?;
-        let mut aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+        let eight = AggregatorOptions {
+            partitions: 8,
+            ..AggregatorOptions::default()
+        };
+        let mut aggregator = Aggregator::start(&world, &eight)?;
         let tailing = AgentOptions::tailing(&[world.path("logs/*.log")]);
         let mut agent = Agent::start(&world, "agent", &tailing, &aggregator)?;
         match victim {
@@ -110,7 +122,17 @@ pub(crate) fn sweep(options: &SweepOptions) -> Result<Report> {
             Victim::Aggregator => aggregator.kill()?,
         }
         let mut sides = Sides { aggregator, agent };
-        let swept = weir_tests::sweep::run(&world, &mut sides, victim, options.kills_each)?;
+        let SweepOptions {
+            kills_each,
+            lines,
+            rate,
+        } = *options;
+        let plan = SweepPlan {
+            kills_each,
+            lines,
+            rate,
+        };
+        let swept = weir_tests::sweep::run(&world, &mut sides, victim, plan)?;
         report.figure(format!("{victim:?} kills"), f64::from(swept.total()), "");
         for (call, kills) in &swept.kills {
             report.figure(format!("{victim:?} kills at {call}"), f64::from(*kills), "");
