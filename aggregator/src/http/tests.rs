@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
-use commitlog::id::{Offset, ProducerId, TopicPartition};
+use commitlog::id::{ProducerId, TopicPartition};
 use commitlog::storage::disk::Disk;
 use http_body_util::BodyExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::limits::{HTTP_HEADER_TIMEOUT, NDJSON_PIECE_BYTES};
 use crate::meta::Meta;
 use crate::parts::Parts;
 use crate::topics::tests::{batch, config};
@@ -22,7 +25,7 @@ const TOKEN: &str = "right";
 struct Fixture {
     api: Api,
     service: TowerToHyperService<Router>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 struct Answer {
@@ -63,8 +66,14 @@ impl Fixture {
             ..Parts::real()
         };
         let telemetry = Telemetry::new();
+        let mut topics = config(&dir.path().join("log"), topics);
+        if let Some(short) = topics.topics.get_mut(&"short".parse().unwrap()) {
+            // Every append begins a segment, and none but the last is kept.
+            short.log.segment_bytes_max = 1;
+            short.log.retention_bytes = Some(1);
+        }
         let topics = Topics::open(
-            config(&dir.path().join("log"), topics),
+            topics,
             Arc::new(Disk),
             Arc::clone(&parts.clock),
             parts.blocking,
@@ -88,7 +97,7 @@ impl Fixture {
         Fixture {
             service: TowerToHyperService::new(router(api.clone())),
             api,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -508,10 +517,104 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn offsets_fit_what_the_log_holds() {
+async fn a_damaged_batch_is_told_as_a_gap_and_the_others_are_read() {
     let fixture = Fixture::new(&[("logs", 1)]);
-    fixture.append_durably("logs-0", 0, 1).await;
-    let id: TopicPartition = "logs-0".parse().unwrap();
-    let partition = fixture.api.topics.existing(&id).unwrap();
-    assert_eq!(*partition.durable().borrow(), Offset::new(1).unwrap());
+    for sequence in [0, 3, 6] {
+        fixture.append_durably("logs-0", sequence, 3).await;
+    }
+    let log = fixture
+        .dir
+        .path()
+        .join("log/logs-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+
+    let answer = fixture.get("/api/v1/topics/logs/records").await;
+    let lines = answer.lines();
+    let offsets: Vec<Option<i64>> = lines.iter().map(|line| line["offset"].as_i64()).collect();
+    let told = [Some(0), Some(1), Some(2), None, Some(6), Some(7), Some(8)];
+    assert_eq!(offsets, told, "{}", answer.body);
+    let gap = &lines[3]["gap"];
+    assert_eq!((&gap["from"], &gap["to"]), (&json!(3), &json!(6)));
+    assert!(
+        gap["reason"].as_str().unwrap().contains("position"),
+        "{gap}"
+    );
+    assert_eq!(answer.offset("weir-next-offset"), 9);
+
+    let within = fixture
+        .get("/api/v1/topics/logs/records?from=4&max_records=2")
+        .await;
+    let gap = &within.lines()[0]["gap"];
+    assert_eq!((&gap["from"], &gap["to"]), (&json!(4), &json!(6)));
+    assert_eq!(
+        (within.lines().len(), within.offset("weir-next-offset")),
+        (1, 6)
+    );
+}
+
+#[tokio::test]
+async fn what_retention_has_deleted_is_gone_and_the_start_is_told() {
+    let fixture = Fixture::new(&[("short", 1)]);
+    for sequence in 0..3 {
+        fixture.append_durably("short-0", sequence, 1).await;
+    }
+    fixture.api.topics.apply_retention();
+    fixture.append_durably("short-0", 3, 1).await;
+    fixture.api.topics.apply_retention();
+    let gone = fixture.get("/api/v1/topics/short/records?from=0").await;
+    assert_eq!(
+        (gone.status, gone.code().as_str()),
+        (StatusCode::GONE, "offset_trimmed")
+    );
+    let start = gone.offset("weir-start-offset");
+    assert!(start > 0);
+    let rest = fixture
+        .get("/api/v1/topics/short/records?from=beginning")
+        .await;
+    assert_eq!(rest.lines()[0]["offset"], start);
+}
+
+#[tokio::test]
+async fn large_answers_come_in_pieces_and_whole() {
+    let fixture = Fixture::new(&[("logs", 1)]);
+    let count = 60_000;
+    fixture.append_durably("logs-0", 0, count).await;
+    let path = "/api/v1/topics/logs/records?max_bytes=100000000";
+    let answer = fixture.get(path).await;
+    assert!(
+        answer.body.len() > NDJSON_PIECE_BYTES,
+        "{}",
+        answer.body.len()
+    );
+    let numbers = answer
+        .lines()
+        .into_iter()
+        .map(|line| line["offset"].as_i64().unwrap());
+    assert!(numbers.eq(0..i64::from(count)));
+    assert_eq!(answer.offset("weir-next-offset"), i64::from(count));
+}
+
+/// A client that sends its headers a byte at a time, or none at all.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_ends_its_headers_is_let_go() {
+    let fixture = Fixture::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, fixture.api.clone()));
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /healthz HTT").await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).await.unwrap();
+    assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+    assert!(
+        begun.elapsed() <= 2 * HTTP_HEADER_TIMEOUT,
+        "{:?}",
+        begun.elapsed()
+    );
+    fixture.api.shutdown.cancel();
+    server.await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! Topics on a disk that fails: what consumers were shown never changes, one partition's failure
 //! stays its own, and a full disk passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use commitlog::storage::faulty::{Fault, FaultyDisk};
 
 use super::tests::{TestClock, append, batch, config, id, offset, open};
 use super::*;
+use crate::health::Health;
 use crate::limits::{DISK_FULL_PAUSE_MS, REOPEN_BACKOFF_MAX_MS};
 
 fn producer() -> ProducerId {
@@ -282,6 +283,118 @@ async fn live_until_the_cut(
                 "seed {seed}: offset {offset} changed"
             );
         }
+    }
+}
+
+/// Three writers, two sync threads, a reader and the maintenance at once, on a disk whose calls fail
+/// now and then: what was read once stays, and every writer gets to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn failing_fsyncs_under_load_change_nothing_that_was_read() {
+    let disk = FaultyDisk::new();
+    let clock = TestClock::new();
+    let topics = Topics::open(
+        config(Path::new("/data/log"), &[("logs", 1)]),
+        Arc::new(disk.clone()),
+        clock.clock(),
+        Blocking::Threads,
+        Telemetry::new(),
+    )
+    .unwrap();
+    let threads = topics.start_sync_threads(&Health::default()).unwrap();
+    let partition = topics.existing(&id("logs-0")).unwrap();
+    let writers: Vec<_> = (1..=3)
+        .map(|number| tokio::spawn(write_through_failures(Arc::clone(&partition), number)))
+        .collect();
+    let mut seen = BTreeMap::new();
+    let mut chance = Chance(7);
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        disk.plan(disk.calls() + chance.below(200), Fault::Io);
+        clock.advance(REOPEN_BACKOFF_MAX_MS);
+        let (upkeep, reader) = (topics.clone(), Arc::clone(&partition));
+        let records = tokio::task::spawn_blocking(move || {
+            upkeep.maintain();
+            durable_records(&reader)
+        });
+        for (offset, value) in records.await.unwrap() {
+            let before = seen.insert(offset, value.clone());
+            assert!(
+                before.is_none_or(|before| before == value),
+                "offset {offset} changed"
+            );
+        }
+    }
+    disk.forgive();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    tokio::task::spawn_blocking(move || threads.join())
+        .await
+        .unwrap();
+    topics.close();
+    let values: BTreeSet<Vec<u8>> = durable_records(&partition).into_values().collect();
+    assert_eq!(values.len(), 3 * LOAD_RECORDS as usize, "every record once");
+    let failures = topics
+        .shared
+        .telemetry
+        .partition(partition.id())
+        .failures
+        .get();
+    assert!(
+        failures > 3,
+        "only {failures} failures: the test tests nothing"
+    );
+    let end = partition.durable().borrow().get();
+    assert_eq!(end, 3 * i64::from(LOAD_RECORDS), "and nothing twice");
+}
+
+const LOAD_RECORDS: i32 = 300;
+
+/// Appends all records of one producer, starting over from what is known of it after each failure.
+async fn write_through_failures(partition: Arc<Partition>, number: i64) {
+    let id = ProducerId::new(number).unwrap();
+    loop {
+        let Ok(standing) = partition.producer(id).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut next = standing.state.map_or(0, |state| state.next_sequence.get());
+        while next < LOAD_RECORDS {
+            match partition
+                .append(standing.generation, batch(number, next, 1))
+                .await
+            {
+                Ok(appended) => assert_eq!(appended.outcome, Outcome::Appended),
+                Err(_) => break,
+            }
+            next += 1;
+        }
+        if next == LOAD_RECORDS && stays_durable(&partition, id, standing.generation).await {
+            return;
+        }
+    }
+}
+
+/// Waits until all records of a producer are durable; false when a failure may have taken some back.
+async fn stays_durable(partition: &Arc<Partition>, id: ProducerId, generation: Generation) -> bool {
+    let mut durable = partition.durable();
+    loop {
+        let Ok(standing) = partition.producer(id).await else {
+            return false;
+        };
+        if standing.generation != generation {
+            return false;
+        }
+        if standing
+            .state
+            .is_some_and(|state| state.durable_sequence.get() == LOAD_RECORDS)
+        {
+            return true;
+        }
+        // A failure shows in the generation, not in the watermark: look again now and then.
+        let grown = durable.changed();
+        tokio::time::timeout(std::time::Duration::from_millis(5), grown)
+            .await
+            .ok();
     }
 }
 
