@@ -120,6 +120,11 @@ impl Groups {
             .await
     }
 
+    /// Why nothing can be committed any more, where that is so.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.meta.failure()
+    }
+
     fn check(&self, id: &TopicPartition, offset: Offset) -> Result<()> {
         let Some(partition) = self.shared.topics.existing(id) else {
             return Err(Error::input(format!(

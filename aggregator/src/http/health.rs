@@ -22,7 +22,8 @@ pub(super) async fn healthz() -> &'static str {
 
 /// 200 when agents can ship and consumers can read everything; otherwise 503 and why not.
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    let problems = api.health.problems(&api.topics);
+    let mut problems = api.health.problems(&api.topics);
+    problems.extend(api.groups.failure());
     let ready = problems.is_empty();
     let status = if ready {
         StatusCode::OK

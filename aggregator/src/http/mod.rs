@@ -1,6 +1,15 @@
 //! The aggregator's HTTP API: the list of its routes, each with who may ask it. One file a
 //! resource.
 //!
+//! | ask | answer |
+//! |---|---|
+//! | `GET /healthz`, `/readyz`, `/metrics` | it lives; it works, or why not; Prometheus' text |
+//! | `GET /api/v1/topics` | topics, partitions, their start, durable and appended end |
+//! | `GET /api/v1/topics/{topic}/records` `?partition=N` `&from=beginning`, `end`, offset or RFC 3339 `&max_records` `&max_bytes` `&wait=5s` | ndjson, or whole batches for `accept: application/octet-stream`; `weir-next-offset` says where to go on |
+//! | `GET /api/v1/groups`, `GET`, `POST /api/v1/groups/{group}/offsets` | committed offsets; `{"offsets":[{"topic","partition","offset"}]}` commits, fsynced when answered |
+//! | `GET /api/v1/agents`, `POST …/{id}/revoke` | who ships, lag, counted losses; shuts one out |
+//! | `GET`, `POST /api/v1/tokens`, `DELETE …/{id}` | join tokens; `{"ttl":"1h","uses":1,"topics":["*"]}` makes one |
+//!
 //! Invariants: every route but those marked [`Access::Everybody`] asks for the token (a test goes
 //! over the list); errors are JSON with a code, a message and a hint; nothing here waits for a disk
 //! on an async thread.
@@ -164,6 +173,6 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
         format!("{} cannot be asked with {method}", uri.path()),
-        "use the method that the API's description gives",
+        "GET reads; POST commits, makes and revokes; DELETE takes tokens back",
     )
 }

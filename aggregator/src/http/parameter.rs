@@ -78,7 +78,7 @@ pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let message = format!("the body is not the JSON that is expected: {error}");
         ApiError::bad_request(
             message,
-            "send one JSON object, as the API's description shows",
+            "send one JSON object with exactly the fields that this route knows",
         )
     })
 }

@@ -61,6 +61,17 @@ impl Meta {
         Ok(meta)
     }
 
+    /// Why nothing can be written any more, where that is so.
+    pub fn failure(&self) -> Option<String> {
+        let failed = self.sync_failed.load(Ordering::Acquire);
+        failed.then(|| {
+            format!(
+                "{}: an earlier fsync failed; check the disk, then restart the aggregator",
+                self.path.display()
+            )
+        })
+    }
+
     /// Commits a group's offsets.
     pub fn put_offsets(&self, group: &str, offsets: &[(TopicPartition, Offset)]) -> Result<()> {
         self.change(|change| {
@@ -157,14 +168,8 @@ impl Meta {
 
     /// The open database, opened again after a failure.
     fn database(&self) -> Result<Arc<Database>> {
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                format!(
-                    "{}: an earlier fsync failed; check the disk, then restart the aggregator",
-                    self.path.display()
-                ),
-            ));
+        if let Some(failure) = self.failure() {
+            return Err(Error::new(ErrorKind::Closed, failure));
         }
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(database) = &*slot {
