@@ -68,9 +68,10 @@ impl ServerOptions {
     /// A client for these options. Connects when it is first asked something.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let given = self.given_token()?;
-        let stored = match (&self.server, &given) {
-            (Some(_), Some(_)) => None,
-            _ => stored_credentials()?,
+        // The stored server and its token are a pair: who names a token means another server.
+        let stored = match &given {
+            Some(_) => None,
+            None => stored_credentials()?,
         };
         let server = match (&self.server, &stored) {
             (Some(server), _) => server.clone(),

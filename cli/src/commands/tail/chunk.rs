@@ -179,7 +179,11 @@ impl Decoder {
             let value = record.value.unwrap_or_default();
             match self.target {
                 Target::Pipe => block.text.extend_from_slice(value),
-                Target::Terminal => terminal::escape(value, &mut block.text),
+                // The carriage return of a line from Windows is harmless before a newline, and noise.
+                Target::Terminal => {
+                    let line = value.strip_suffix(b"\r").unwrap_or(value);
+                    terminal::escape(line, &mut block.text);
+                }
             }
             block.end_record(record.timestamp.0);
         }

@@ -165,18 +165,29 @@ impl Tail {
             if self.follow {
                 return Ok(Vec::new());
             }
-            bail!(
-                "there is no topic {:?}; there is: {}",
-                self.topic,
-                others.join(", ")
-            );
+            match others.as_slice() {
+                [] => bail!(
+                    "there is no topic {:?}: nothing has arrived yet",
+                    self.topic
+                ),
+                _ => bail!(
+                    "there is no topic {:?}; there is {}",
+                    self.topic,
+                    others.join(", ")
+                ),
+            }
         };
-        let held = topic.partitions.len();
+        let last = topic
+            .partitions
+            .iter()
+            .map(|it| it.number)
+            .max()
+            .unwrap_or(0);
         let mut partitions = topic.partitions;
         partitions.retain(|it| self.partition.is_none_or(|wanted| it.number == wanted));
         if partitions.is_empty() && !self.follow {
             bail!(
-                "topic {:?} holds {held} partitions, and not this one",
+                "topic {:?} has partitions 0 to {last}, and not that one",
                 self.topic
             );
         }

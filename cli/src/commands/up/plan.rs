@@ -32,7 +32,9 @@ impl Plan {
         aggregator.listen.quic = options.listen;
         aggregator.listen.http = options.http;
         // Made at the start, so that the agent knows its partitions before it reads the first line.
-        aggregator.topics.insert(default_topic(), TopicConfig::default());
+        aggregator
+            .topics
+            .insert(default_topic(), TopicConfig::default());
 
         let mut agent: AgentConfig = load_text(AGENT)?.config;
         agent.agent.data_dir = data_dir.join("agent");
