@@ -1,7 +1,7 @@
 //! How much the disk still takes: the free bytes above the high-water mark, and zero for a moment
 //! whenever it refused a write. Backpressure, never a refusal for good.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use commitlog::id::Timestamp;
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ pub(super) struct DiskGauge {
     credit: watch::Sender<DiskCredit>,
     /// Credits stay zero until then, whatever the free bytes say.
     refused_until_ms: AtomicI64,
+    /// Whether it was said that the disk is full: each change is said once.
+    said_full: AtomicBool,
 }
 
 impl DiskGauge {
@@ -37,6 +39,7 @@ impl DiskGauge {
             // Until the first check nobody may send.
             credit: watch::Sender::new(DiskCredit(0)),
             refused_until_ms: AtomicI64::new(i64::MIN),
+            said_full: AtomicBool::new(false),
         }
     }
 
@@ -91,9 +94,9 @@ impl Topics {
         } else {
             space.free.saturating_sub(kept_free)
         };
-        let before = gauge.credit();
         gauge.set(DiskCredit(free));
-        match (before.is_zero(), free == 0) {
+        let is_full = free == 0;
+        match (gauge.said_full.swap(is_full, Ordering::Relaxed), is_full) {
             (false, true) => {
                 tracing::warn!(free = space.free, "disk full: agents keep their lines");
             }
