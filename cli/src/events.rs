@@ -10,9 +10,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// Sends events to stderr from now on.
-pub(crate) fn init() -> anyhow::Result<()> {
-    let wanted = std::env::var("WEIR_LOG").unwrap_or_else(|_| "info".into());
+/// Sends events to stderr from now on: those that `usual` lets pass, unless `WEIR_LOG` says other.
+pub(crate) fn init(usual: &str) -> anyhow::Result<()> {
+    let wanted = std::env::var("WEIR_LOG").unwrap_or_else(|_| usual.to_owned());
     let filter = EnvFilter::try_new(&wanted);
     let filter = filter.with_context(|| format!("WEIR_LOG={wanted:?} is no filter"))?;
     tracing_subscriber::fmt()

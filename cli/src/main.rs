@@ -50,9 +50,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Prints the chain of causes in one line and, where the failure knows one, a hint below it.
 fn report(error: &anyhow::Error) {
     // Problems of a file begin with its place, where editors look for it.
-    let has_place = error.is::<Problems>();
-    let mut text = String::from(if has_place { "" } else { "error: " });
-    terminal::escape_text(&format!("{error:#}"), terminal::Lines::Keep, &mut text);
+    let mut text = String::from(if error.is::<Problems>() {
+        ""
+    } else {
+        "error: "
+    });
+    terminal::escape_text(&causes(error), terminal::Lines::Keep, &mut text);
     let hint = error.chain().find_map(|cause| {
         let failure = cause.downcast_ref::<client::Failure>()?;
         failure.hint.as_deref()
@@ -63,4 +66,33 @@ fn report(error: &anyhow::Error) {
     }
     // Nobody is left to tell when stderr is gone.
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// `what: why: why`, without a cause that the words before it have told already.
+fn causes(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.contains(&cause) {
+            continue;
+        }
+        if !told.is_empty() {
+            told.push_str(": ");
+        }
+        told.push_str(&cause);
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("port taken").context("cannot listen: port taken");
+        assert_eq!(
+            causes(&error.context("no start")),
+            "no start: cannot listen: port taken"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! The wish to stop: SIGINT (Ctrl-C) or SIGTERM.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -19,6 +20,18 @@ impl StopSignals {
         })
     }
 
+    /// Waits for one after the first has been heard. One that follows at once means the same: some
+    /// programs that start others send it to the process and to its group.
+    pub(crate) async fn again(&mut self) {
+        let heard = Instant::now();
+        loop {
+            self.next().await;
+            if heard.elapsed() >= SAME_WISH {
+                return;
+            }
+        }
+    }
+
     /// Waits for the next one.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
@@ -27,3 +40,6 @@ impl StopSignals {
         }
     }
 }
+
+/// Signals closer than this are one wish.
+const SAME_WISH: Duration = Duration::from_millis(500);

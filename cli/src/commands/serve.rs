@@ -41,7 +41,7 @@ impl Run for Serve {
         if self.check {
             return Ok(writeln!(io::stdout(), "{}: fine", self.config.display())?);
         }
-        events::init()?;
+        events::init("info")?;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime
             .enable_all()
@@ -67,7 +67,7 @@ async fn serve(config: AggregatorConfig) -> anyhow::Result<()> {
     };
     tracing::info!("stopping; again to stop at once");
     tokio::select! {
-        () = signals.next() => bail!("stopped at once; the next start recovers"),
+        () = signals.again() => bail!("stopped at once; the next start recovers"),
         stopped = running.stop() => stopped?,
     }
     tracing::info!("stopped");

@@ -7,7 +7,7 @@
 mod plan;
 mod report;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,12 +52,17 @@ Examples:
   weir up --logs '/srv/app/*.log' /var/log/syslog       follow these
   weir up --data-dir /srv/weir --listen 0.0.0.0:9347    let other hosts join
 
-Stop it with Ctrl-C; nothing is lost, and the next `weir up` goes on where this one ended.";
+Stop it with Ctrl-C; nothing is lost, and the next `weir up` goes on where this one ended.
+WEIR_LOG=info says more, WEIR_LOG=debug most.";
 
 impl Run for Up {
     fn run(self) -> anyhow::Result<()> {
         let plan = Plan::make(&self)?;
-        events::init()?;
+        events::init(if io::stderr().is_terminal() {
+            "warn"
+        } else {
+            "info"
+        })?;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime
             .enable_all()
@@ -89,29 +94,33 @@ async fn up(plan: Plan) -> anyhow::Result<()> {
         agents: aggregator.quic_addr,
         http: aggregator.http_addr,
     };
-    // Nobody has to read it: a closed stdout is no reason to stop.
-    drop(io::stdout().write_all(report.to_string().as_bytes()));
+    say(&report.to_string());
 
     let failed = tokio::select! {
         () = signals.next() => false,
         () = agent.failed() => true,
         () = aggregator.failed() => true,
     };
-    tracing::info!("stopping: the last lines are shipped; again to stop at once");
+    say("\nstopping: the last lines are shipped; Ctrl-C again stops at once\n");
     let stop = async {
         // The agent first, so that the aggregator takes what it still has.
         let agent = agent.stop().await;
         aggregator.stop().await.and(agent)
     };
     tokio::select! {
-        () = signals.next() => bail!("stopped at once; the next start recovers"),
+        () = signals.again() => bail!("stopped at once; the next start recovers"),
         stopped = stop => stopped?,
     }
-    tracing::info!(data_dir = %data_dir.display(), "stopped");
+    say("stopped; everything that was read is kept\n");
     if failed {
         bail!("a part ended by itself; the events above say why");
     }
     Ok(())
+}
+
+/// Says something to who started it. Nobody has to read it: a closed stdout is no reason to stop.
+fn say(text: &str) {
+    drop(io::stdout().write_all(text.as_bytes()));
 }
 
 /// Lets the agent join with a token of its own, then starts it.
