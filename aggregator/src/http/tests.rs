@@ -597,24 +597,31 @@ async fn large_answers_come_in_pieces_and_whole() {
     assert_eq!(answer.offset("weir-next-offset"), i64::from(count));
 }
 
-/// A client that sends its headers a byte at a time, or none at all.
+/// Slow headers, no request at all, and nothing more after the first request.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_ends_its_headers_is_let_go() {
+async fn a_client_that_asks_nothing_does_not_keep_its_connection() {
     let fixture = Fixture::new(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, fixture.api.clone()));
-    let mut slow = TcpStream::connect(address).await.unwrap();
-    slow.write_all(b"GET /healthz HTT").await.unwrap();
-    let begun = tokio::time::Instant::now();
-    let mut rest = Vec::new();
-    slow.read_to_end(&mut rest).await.unwrap();
-    assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
-    assert!(
-        begun.elapsed() <= 2 * HTTP_HEADER_TIMEOUT,
-        "{:?}",
-        begun.elapsed()
-    );
+    let whole = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for sent in ["GET /healthz HTT", "", whole] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(
+            answer.starts_with("HTTP/1.1 200"),
+            sent == whole,
+            "{sent:?}: {answer}"
+        );
+        assert!(
+            begun.elapsed() <= 2 * HTTP_HEADER_TIMEOUT,
+            "{sent:?}: {:?}",
+            begun.elapsed()
+        );
+    }
     fixture.api.shutdown.cancel();
     server.await.unwrap();
 }
