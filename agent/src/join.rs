@@ -4,6 +4,8 @@
 //! that was cut off at any moment is simply run again: the aggregator knows the key and answers once
 //! more without counting another use. Joining again with a new token keeps the agent's name, because
 //! the connection shows the old certificate and proves its key.
+//!
+//! Invariant **I25**: a server that is not of the authority that the token names learns nothing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -7,13 +7,13 @@
 //! [`acknowledge`](Spool::acknowledge)s. No call blocks for longer than a file operation.
 //!
 //! Invariants:
-//! - A batch is given to the producer only once it is fsynced: an aggregator never holds what this
+//! - **I15** A batch is given to the producer only once it is fsynced: an aggregator never holds what this
 //!   spool could forget.
-//! - A batch and the file positions that it ends at are one write. There is nothing else to be ahead
+//! - **I16** A batch and the file positions that it ends at are one write. There is nothing else to be ahead
 //!   of the data or behind it.
-//! - A batch is freed only when it is acknowledged, and its segment is trimmed only when a durable
+//! - **I17** A batch is freed only when it is acknowledged, and its segment is trimmed only when a durable
 //!   snapshot holds its positions.
-//! - Full means wait: nothing is dropped to make room. Batches that are not yet fsynced stay in memory,
+//! - **I18** Full means wait: nothing is dropped to make room. Batches that are not yet fsynced stay in memory,
 //!   so that a disk that fails an fsync costs none.
 //!
 //! On disk, in `data_dir`: `lock`, and in `spool/` the partition directories, `spool.meta`,

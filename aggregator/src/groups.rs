@@ -1,6 +1,6 @@
 //! Consumer groups: how far each has read, kept here so that consumers need no disk.
 //!
-//! Invariants: a commit that is answered is fsynced; what is read was fsynced; a committed offset is
+//! Invariants: **I22** a commit that is answered is fsynced; what is read was fsynced; a committed offset is
 //! never beyond what was durable when it was committed. A group that never committed reads as one
 //! without offsets.
 

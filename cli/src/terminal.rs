@@ -3,6 +3,8 @@
 //! A log line can hold anything: an escape sequence that moves the cursor, sets the clipboard or
 //! hides what comes next, a newline that forges a second line, a bidirectional override that swaps
 //! what is read. On a terminal all of them are shown as `\x1b`, `\u{202e}`. A pipe gets the bytes.
+//!
+//! Invariant **I27**: no byte of a record, a name or an answer acts on a terminal.
 
 use std::fmt::Write;
 
@@ -108,7 +110,7 @@ mod tests {
     /// Every code point of the basic plane: none that comes out is a control, and all that are
     /// harmless come out as they went in.
     #[test]
-    fn no_code_point_of_the_basic_plane_controls_the_terminal() {
+    fn i27_no_code_point_of_the_basic_plane_controls_the_terminal() {
         for c in (0..=0xffff).filter_map(char::from_u32) {
             let mut raw = Vec::new();
             escape(c.to_string().as_bytes(), &mut raw);

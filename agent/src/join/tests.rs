@@ -254,7 +254,7 @@ async fn a_joined_agent_has_an_identity_to_ship_with() {
 }
 
 #[tokio::test]
-async fn a_server_with_another_authority_is_not_told_anything() {
+async fn i25_a_server_with_another_authority_is_not_told_anything() {
     let (right, wrong) = (TestAuthority::new(), Arc::new(TestAuthority::new()));
     let tls = wrong.server(SERVER_NAME, &wrong.certificate);
     let server = Server::start(tls, Answer::Accept(Arc::clone(&wrong))).await;

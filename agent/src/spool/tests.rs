@@ -46,7 +46,7 @@ fn sync(spool: &Spool) {
 }
 
 #[test]
-fn a_batch_is_given_out_only_when_it_is_fsynced() {
+fn i15_a_batch_is_given_out_only_when_it_is_fsynced() {
     let world = World::new();
     let spool = world.open_spool();
     let mut changed = spool.changed();
@@ -147,7 +147,7 @@ fn a_renewed_spool_gives_its_batches_to_the_new_id() {
 }
 
 #[test]
-fn an_acknowledged_batch_frees_its_bytes_and_then_its_segment() {
+fn i17_an_acknowledged_batch_frees_its_bytes_and_then_its_segment() {
     let mut world = World::new();
     world.spool_config.segment_bytes = 4096;
     let spool = world.open_spool();
@@ -174,7 +174,7 @@ fn an_acknowledged_batch_frees_its_bytes_and_then_its_segment() {
 }
 
 #[test]
-fn a_full_spool_stops_reading_and_goes_on_by_itself() {
+fn i18_a_full_spool_stops_reading_and_goes_on_by_itself() {
     let mut world = World::new();
     world.spool_config.bytes_max = 40_000;
     world.spool_config.segment_bytes = 8192;
@@ -258,7 +258,7 @@ fn survives(break_it: impl FnOnce(&FaultyDisk), seeds: [u64; 2], what: &str) -> 
 }
 
 #[test]
-fn a_power_cut_at_any_call_loses_and_doubles_nothing() {
+fn i16_a_power_cut_at_any_call_loses_and_doubles_nothing() {
     let calls = survives(|_| {}, [0, 0], "no fault");
     for call in 0..calls {
         for seed in 0..3 {

@@ -35,7 +35,7 @@ fn offsets(offset: i64) -> Vec<(TopicPartition, Offset)> {
 }
 
 #[tokio::test]
-async fn a_commit_that_was_answered_survives_a_power_cut() {
+async fn i22_a_commit_that_was_answered_survives_a_power_cut() {
     for seed in 0..40 {
         let disk = FaultyDisk::new();
         let group: GroupName = "billing".parse().unwrap();

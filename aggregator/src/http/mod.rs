@@ -10,7 +10,7 @@
 //! | `GET /api/v1/agents`, `POST …/{id}/revoke` | who ships, lag, counted losses; shuts one out |
 //! | `GET`, `POST /api/v1/tokens`, `DELETE …/{id}` | join tokens; `{"ttl":"1h","uses":1,"topics":["*"]}` makes one |
 //!
-//! Invariants: every route but those marked [`Access::Everybody`] asks for the token (a test goes
+//! Invariants: **I26** every route but those marked [`Access::Everybody`] asks for the token (a test goes
 //! over the list); errors are JSON with a code, a message and a hint; nothing here waits for a disk
 //! on an async thread.
 

@@ -169,7 +169,7 @@ const ACCESS: &[(&str, &str, Access)] = &[
 ];
 
 #[tokio::test]
-async fn every_route_but_health_asks_for_the_token() {
+async fn i26_every_route_but_health_asks_for_the_token() {
     let fixture = Fixture::new(&[("logs", 1)]);
     let listed: Vec<(String, &str)> = routes()
         .iter()

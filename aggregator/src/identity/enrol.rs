@@ -6,6 +6,9 @@
 //!
 //! The order of checks is that of what each tells: who cannot prove the token's secret learns only
 //! whether a token of that id exists.
+//!
+//! Invariant **I24**: the secret never crosses the network, and a proof of it is worth nothing on another
+//! connection.
 
 use std::net::IpAddr;
 

@@ -3,8 +3,9 @@
 //!
 //! [`Authority`] is the one handle. The listeners take [`Authority::server_tls`], give each `weir/1`
 //! connection to [`Authority::peer`] and each `weir-enrol/1` connection to [`Authority::enrol`]; HTTP
-//! makes, lists and revokes tokens and agents. Identity comes from certificates only, never from what
-//! a peer says of itself.
+//! makes, lists and revokes tokens and agents.
+//!
+//! Invariant **I23**: identity comes from certificates only, never from what a peer says of itself.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! How much the disk still takes: the free bytes above the high-water mark, and zero for a moment
 //! whenever it refused a write. Backpressure, never a refusal for good.
+//!
+//! Invariant **I21**: a full disk takes the credits away and drops nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 

@@ -135,7 +135,7 @@ async fn a_disk_that_stays_broken_is_tried_again_with_longer_waits() {
 }
 
 #[tokio::test]
-async fn a_full_disk_takes_credits_away_and_resumes_by_itself() {
+async fn i21_a_full_disk_takes_credits_away_and_resumes_by_itself() {
     let disk = FaultyDisk::new();
     let clock = TestClock::new();
     let topics = open_faulty(&disk, &clock);
@@ -201,7 +201,7 @@ async fn free_space_below_the_high_water_mark_gives_no_credit() {
 /// Appends, syncs, reads, cuts the power anywhere, recovers, and so on; what was read once is read
 /// for ever.
 #[tokio::test]
-async fn what_a_consumer_has_read_no_crash_takes_back() {
+async fn i20_what_a_consumer_has_read_no_crash_takes_back() {
     for seed in 0..150 {
         run_crashes(seed).await;
     }

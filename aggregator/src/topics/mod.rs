@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - One writer per partition, behind a mutex; whoever appends does so on a thread that may wait.
-//! - The durable watermark ([`Partition::durable`]) only grows, and only after the fsync that covers
+//! - **I20** The durable watermark ([`Partition::durable`]) only grows, and only after the fsync that covers
 //!   it has returned. Readers here get durable records only, so no offset is ever handed out twice
 //!   for different data.
 //! - A partition whose disk fails stops alone. It is opened again with backoff, by recovery, never

@@ -4,6 +4,9 @@
 //! [`BatchHeader::parse`] checks what 61 bytes can tell; [`verify`] needs the whole batch and says
 //! whether it is what its producer sealed and whether a log may take it. A batch with a wrong CRC is
 //! damaged; all else that is refused is wrong input, made so by its producer.
+//!
+//! Invariant **I12**: a batch that [`verify`] accepts is what its producer sealed, and [`patch`] changes
+//! twelve bytes of it that no consumer of its records can see.
 
 use crate::error::{Error, Result};
 use crate::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};

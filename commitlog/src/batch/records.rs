@@ -5,6 +5,8 @@
 //! more than it states, lengths that pass the end, deltas with holes, fewer or more records than the
 //! header counts. Each is an [`ErrorKind::Input`](crate::error::ErrorKind::Input) error of the record
 //! where it shows; the records before it were as their producer made them.
+//!
+//! Invariant **I13**: no bytes make a decoder panic, or allocate more than its limit.
 
 use zstd::bulk;
 use zstd::zstd_safe::find_frame_compressed_size;

@@ -154,7 +154,7 @@ fn a_batch_reads_as_it_was_told() {
 }
 
 #[test]
-fn a_placed_batch_differs_in_twelve_bytes() {
+fn i12_a_placed_batch_differs_in_twelve_bytes() {
     let made = build_one(&sample());
     let mut placed = made.clone();
     patch(&mut placed, Offset::new(40).unwrap());

@@ -3,6 +3,8 @@
 //!
 //! A spool's batch at offset `o` bears the sequence `o mod 2³¹`, so a sequence names one offset of any
 //! range shorter than 2³¹ records.
+//!
+//! Invariant **I14**: nothing is sent to an aggregator that knows another content for the same sequences.
 
 use crate::error::Result;
 use crate::id::{Offset, Sequence};
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_contradiction_is_a_conflict() {
+    fn i14_every_contradiction_is_a_conflict() {
         let conflict = Resume::Conflict;
         check((0, 50), (60, 60, None), conflict(Conflict::AheadOfSpool));
         check((30, 50), (20, 20, None), conflict(Conflict::BehindSpool));

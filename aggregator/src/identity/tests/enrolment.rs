@@ -96,7 +96,7 @@ async fn a_proof_is_worth_nothing_on_another_connection() {
 }
 
 #[tokio::test]
-async fn a_proof_that_is_relayed_is_refused() {
+async fn i24_a_proof_that_is_relayed_is_refused() {
     let world = World::new();
     // Whoever sits between ends the agent's connection with a certificate of its own, and passes what
     // the agent says on over a connection of its own.
@@ -123,7 +123,7 @@ async fn a_proof_that_is_relayed_is_refused() {
 }
 
 #[tokio::test]
-async fn what_a_certificate_request_asks_for_is_not_looked_at() {
+async fn i23_what_a_certificate_request_asks_for_is_not_looked_at() {
     let world = World::new();
     let (token, holder) = (world.token_for(1, "web-*"), Holder::new());
     let mut params = CertificateParams::default();

@@ -5,7 +5,7 @@
 //! this thread decodes (`chunk`) and prints (`print`). Partitions are merged by the records' times;
 //! within a partition the order is the log's, always.
 //!
-//! Invariants: every record of the asked range is printed once, or the range it was lost in is told
+//! Invariants: **I28** every record of the asked range is printed once, or the range it was lost in is told
 //! on stderr and the exit code is 1. Without `--follow` the range ends at the durable end that was
 //! seen at the start.
 

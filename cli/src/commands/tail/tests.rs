@@ -78,7 +78,7 @@ fn only_records_of_the_range_are_shown() {
 }
 
 #[test]
-fn missing_records_are_told_wherever_they_are_missing() {
+fn i28_missing_records_are_told_wherever_they_are_missing() {
     let parts = [batch(2, &[b"a"]), batch(5, &[b"b"])];
     let mut cursor = Cursor {
         next: 0,

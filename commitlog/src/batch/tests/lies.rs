@@ -223,7 +223,7 @@ fn size_at(frame: &[u8]) -> usize {
 }
 
 #[test]
-fn a_bomb_is_refused_before_it_goes_off() {
+fn i13_a_bomb_is_refused_before_it_goes_off() {
     let zeros = vec![0; BATCH_RAW_BYTES_MAX + 1];
     let stated = forge(ZSTD, 1, &frame(&zeros, true));
     check_refused(verify(&stated), "would decompress to 8388609 bytes");
