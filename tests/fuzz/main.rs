@@ -7,3 +7,4 @@
 mod batch;
 mod config;
 mod join;
+mod wire;

@@ -10,7 +10,7 @@ use turmoil::Sim;
 
 use crate::hosts::{AGGREGATOR, AgentMachine, AggregatorMachine, SimIdentity, lock};
 use crate::network::{self, SimTransport};
-use crate::oracle::{self, Consumer};
+use crate::oracle::{self, Consumer, Known};
 use crate::source::LogFile;
 
 /// How long faults strike.
@@ -35,7 +35,9 @@ struct World {
     aggregator: AggregatorMachine,
     agent: AgentMachine,
     clone: Option<AgentMachine>,
-    snapshot: Option<(FaultyDisk, LogFile)>,
+    snapshot: Option<Snapshot>,
+    /// Lines that two machines read from their copies of one file, each for itself.
+    read_by_both: BTreeSet<String>,
     udp_blocked: Arc<AtomicBool>,
     consumer: Consumer,
     written: BTreeSet<String>,
@@ -93,6 +95,7 @@ impl World {
             agent,
             clone: None,
             snapshot: None,
+            read_by_both: BTreeSet::new(),
             udp_blocked,
             consumer: Consumer::default(),
             written: BTreeSet::new(),
@@ -141,7 +144,11 @@ impl World {
             .flatten()
             .map(|machine| (machine.name, machine.file.lines()))
             .collect();
-        oracle::judge(&self.consumer, &files, &self.written)
+        let known = Known {
+            written: &self.written,
+            may_come_twice: &self.read_by_both,
+        };
+        oracle::judge(&self.consumer, &files, &known)
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -261,11 +268,21 @@ impl World {
 
     /// A snapshot of the agent's machine, which later becomes a clone or is rolled back to.
     fn copy_or_take_back(&mut self) -> String {
-        let Some((disk, file)) = self.snapshot.take() else {
-            self.snapshot = Some((self.agent.disk.snapshot(), self.agent.file.copy()));
+        let Some(Snapshot {
+            disk,
+            file,
+            spooled,
+        }) = self.snapshot.take()
+        else {
+            self.snapshot = Some(Snapshot {
+                disk: self.agent.disk.snapshot(),
+                file: self.agent.file.copy(),
+                spooled: self.durably_spooled(),
+            });
             return "snapshot of the agent".to_owned();
         };
         self.may_copy = false;
+        self.read_by_both = file.lines().into_iter().skip(spooled).collect();
         if self.random.bool() {
             disk.kill();
             let clone = AgentMachine {
@@ -288,6 +305,17 @@ impl World {
         self.agent.file.restore(&file);
         self.down.push((self.sim.elapsed(), AGENT));
         "the agent is rolled back to the snapshot".to_owned()
+    }
+
+    /// How many lines of the agent's file are fsynced in its spool, as far as its process can tell.
+    fn durably_spooled(&self) -> usize {
+        let spool = lock(&self.agent.spool).clone();
+        let ends = spool.iter().flat_map(|spool| {
+            let partitions = spool.partitions().into_iter();
+            partitions.map(|it| spool.range(&it).durable_end.get())
+        });
+        // All lines go to one partition, one record each.
+        usize::try_from(ends.max().unwrap_or(0)).unwrap_or(0)
     }
 
     fn raise_the_fallen(&mut self) {
@@ -325,6 +353,14 @@ impl World {
             }
         }
     }
+}
+
+/// A copy of the agent's machine.
+struct Snapshot {
+    disk: FaultyDisk,
+    file: LogFile,
+    /// Lines of the file that are in the spool. The others are read by whoever runs on the copy.
+    spooled: usize,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Agent's producer and aggregator's broker against each other on loopback: every line arrives once, in
 //! order, over whatever befalls the connection.
 
+mod hostile;
 mod identity;
 mod joining;
 mod network;

@@ -147,21 +147,48 @@ impl Aggregator {
 
     /// What a new agent of this name connects with.
     pub(crate) async fn enrol(&self, name: &str) -> Arc<TestIdentity> {
+        self.enrol_for(name, &["*"]).await
+    }
+
+    /// What an agent connects with that may write these topics.
+    pub(crate) async fn enrol_for(&self, name: &str, topics: &[&str]) -> Arc<TestIdentity> {
+        self.certify(name, topics, None).await
+    }
+
+    /// A certificate of this authority for an agent that trusts others.
+    pub(crate) async fn enrol_trusting(
+        &self,
+        name: &str,
+        authorities: &[CertificateDer<'static>],
+    ) -> Arc<TestIdentity> {
+        self.certify(name, &["*"], Some(authorities)).await
+    }
+
+    async fn certify(
+        &self,
+        name: &str,
+        topics: &[&str],
+        trusted: Option<&[CertificateDer<'static>]>,
+    ) -> Arc<TestIdentity> {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let request = rcgen::CertificateParams::default()
             .serialize_request(&key)
             .unwrap();
         let agent = AgentIdentity {
             id: name.parse().unwrap(),
-            topics: TopicAcl::all(),
+            topics: TopicAcl::new(topics.iter().map(ToString::to_string).collect()).unwrap(),
             expires: Timestamp(0),
         };
         let renewed = self.authority.renew(&agent, request.der()).await.unwrap();
         let ders = |all: Vec<Vec<u8>>| -> Vec<CertificateDer<'static>> {
             all.into_iter().map(Into::into).collect()
         };
+        let authorities = match trusted {
+            Some(authorities) => authorities.to_vec(),
+            None => ders(renewed.authorities),
+        };
         let mut roots = RootCertStore::empty();
-        for authority in ders(renewed.authorities) {
+        for authority in authorities.iter().cloned() {
             roots.add(authority).unwrap();
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -175,7 +202,10 @@ impl Aggregator {
             )
             .unwrap();
         tls.alpn_protocols = vec![ALPN.to_vec()];
-        Arc::new(TestIdentity { tls: Arc::new(tls) })
+        Arc::new(TestIdentity {
+            tls: Arc::new(tls),
+            authorities,
+        })
     }
 }
 
@@ -196,6 +226,7 @@ fn lines_of(mut batches: &[u8]) -> Vec<String> {
 /// A certificate that was given out by hand.
 pub(crate) struct TestIdentity {
     pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Identity for TestIdentity {

@@ -120,15 +120,21 @@ impl Intake {
             Err(error) => return tracing::warn!(partition = %self.id, %error, "not compared"),
         };
         if let Some(common) = common {
-            let mut durable = self.partition.durable();
-            if durable.wait_for(|it| *it >= common.end).await.is_err() {
-                return;
+            let mut durable = *self.partition.durable().borrow();
+            while durable < common.end {
+                durable = self.partition.durable_past(durable).await;
             }
         }
         let next = common.map_or(first, |it| it.next);
         if shared.session().common(self.slot, next).is_ok() {
             shared.news.notify_one();
         }
+    }
+
+    /// Whether the log still has all that this slot appended. It may not after it was opened again:
+    /// then nothing more is acknowledged, and the session starts over.
+    pub(super) fn stands(&self) -> bool {
+        self.partition.is_current(self.generation)
     }
 
     /// Whether all that was appended is known to be fsynced.
@@ -139,10 +145,10 @@ impl Intake {
 
     /// Acknowledges what is fsynced as the partition's watermark passes it, for ever.
     pub(super) async fn watch(&self, shared: &Shared) {
-        let mut durable = self.partition.durable();
-        while durable.changed().await.is_ok() {
-            let upto = *durable.borrow_and_update();
-            if self.settle(upto, shared) {
+        let mut seen = *self.partition.durable().borrow();
+        loop {
+            seen = self.partition.durable_past(seen).await;
+            if self.settle(seen, shared) {
                 shared.news.notify_one();
             }
         }
@@ -166,6 +172,9 @@ impl Intake {
 
     /// Tells what became durable. Says whether anything did.
     fn settle(&self, durable: Offset, shared: &Shared) -> bool {
+        if !self.stands() {
+            return false;
+        }
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut settled = None;
         while let Some(&(end, next)) = pending.front()

@@ -9,7 +9,6 @@ use std::time::Duration;
 use commitlog::id::{ProducerEpoch, ProducerId};
 use commitlog::wire::message::{Refusal, RefusalCode};
 use config::join::id::AgentId;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The producers that are connected.
@@ -22,7 +21,7 @@ struct Live {
     agent: AgentId,
     epoch: ProducerEpoch,
     stop: CancellationToken,
-    gone: watch::Receiver<()>,
+    gone: CancellationToken,
 }
 
 /// A producer's place, for as long as its session can append.
@@ -31,7 +30,7 @@ pub(super) struct Tenure {
     producer: ProducerId,
     /// Cancelled when a newer connection takes over.
     pub(super) stop: CancellationToken,
-    _here: watch::Sender<()>,
+    gone: CancellationToken,
 }
 
 impl Fence {
@@ -43,7 +42,7 @@ impl Fence {
         agent: &AgentId,
     ) -> Result<Tenure, Refusal> {
         loop {
-            let mut gone = {
+            let gone = {
                 let mut live = self.live();
                 let Some(older) = live.get(&producer) else {
                     return Ok(self.enter(&mut live, producer, epoch, agent));
@@ -57,8 +56,7 @@ impl Fence {
                 older.stop.cancel();
                 older.gone.clone()
             };
-            // Fails once the older tenure is dropped, which is what we wait for.
-            while gone.changed().await.is_ok() {}
+            gone.cancelled().await;
         }
     }
 
@@ -70,19 +68,19 @@ impl Fence {
         agent: &AgentId,
     ) -> Tenure {
         let stop = CancellationToken::new();
-        let (here, gone) = watch::channel(());
+        let gone = CancellationToken::new();
         let entry = Live {
             agent: agent.clone(),
             epoch,
             stop: stop.clone(),
-            gone,
+            gone: gone.clone(),
         };
         live.insert(producer, entry);
         Tenure {
             fence: self.clone(),
             producer,
             stop,
-            _here: here,
+            gone,
         }
     }
 
@@ -94,6 +92,7 @@ impl Fence {
 impl Drop for Tenure {
     fn drop(&mut self) {
         self.fence.live().remove(&self.producer);
+        self.gone.cancel();
     }
 }
 

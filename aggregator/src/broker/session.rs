@@ -247,13 +247,12 @@ impl Driver {
     }
 
     async fn try_drive(&mut self) -> Result<std::convert::Infallible, Verdict> {
-        let mut disk = self.shared.broker.topics.disk_watch();
-        let mut revoked = self.shared.broker.authority.revoked_agents();
+        let revoked = self.shared.broker.authority.revoked_agents();
         let mut tick = interval(SESSION_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.flush().await?;
-            if revoked.borrow_and_update().contains(&self.identity.id) {
+            if revoked.borrow().contains(&self.identity.id) {
                 return Err(Verdict::Refused(refusal(
                     RefusalCode::Revoked,
                     "this agent was revoked: make a token with `weir token create` and join again"
@@ -266,8 +265,6 @@ impl Driver {
                 biased;
                 ended = &mut self.reading => return Err(reading_ended(ended)),
                 _ = tick.tick() => self.tick()?,
-                _ = disk.changed() => self.grant_all(),
-                _ = revoked.changed() => {}
                 () = stopped(tenure) => return Err(shared.fenced()),
                 () = shared.broker.shutdown.cancelled() => {
                     return Err(Verdict::StartOver("the aggregator stops".to_owned()));
@@ -297,6 +294,10 @@ impl Driver {
     }
 
     fn tick(&mut self) -> Result<(), Verdict> {
+        if let Some(intake) = self.shared.intakes().values().find(|it| !it.stands()) {
+            let why = format!("partition {} was opened again", intake.id);
+            return Err(Verdict::StartOver(why));
+        }
         let now = self.shared.now();
         let mut session = self.shared.session();
         session
@@ -308,6 +309,9 @@ impl Driver {
             }
             return Ok(());
         }
+        // The disk may have room again, and streams may have gone.
+        drop(session);
+        self.grant_all();
         let linger = self.shared.broker.budget.linger();
         if linger.abs_diff(self.linger) > self.linger / 10 {
             self.linger = linger;
@@ -315,7 +319,7 @@ impl Driver {
                 linger,
                 partitions: Vec::new(),
             };
-            let told = session.hint(hints);
+            let told = self.shared.session().hint(hints);
             told.map_err(|error| Verdict::Protocol(error.message))?;
         }
         Ok(())

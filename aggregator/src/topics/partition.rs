@@ -5,6 +5,7 @@
 //! told by the generation and changes nothing.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use commitlog::log::common::Common;
 use commitlog::log::partition::{Appended, LogConfig, Outcome, PartitionLog, ProducerState};
 use commitlog::log::reader::{LogReader, Slice, Until};
 use commitlog::log::recovery::Recovery;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::sync::SyncState;
 use super::{PartitionInfo, Shared, lock, read_lock};
@@ -29,11 +30,15 @@ pub struct Partition {
     config: LogConfig,
     shared: Arc<Shared>,
     writer: Mutex<WriterState>,
+    /// The writer's generation, for who must not wait for its lock.
+    generation: AtomicU64,
     /// Replaced when the partition is opened again; `None` until it was opened once.
     reader: RwLock<Option<LogReader>>,
     /// Why it is not open, where that is so. Apart from the writer, whose lock may be held long.
     failure: Mutex<Option<String>>,
     durable: watch::Sender<Offset>,
+    /// Wakes in the order of waiting, which `watch` does not: a simulation must replay.
+    durable_grew: Notify,
     sync: Mutex<SyncState>,
     metrics: PartitionMetrics,
 }
@@ -86,9 +91,11 @@ impl Partition {
                 },
                 generation: Generation(0),
             }),
+            generation: AtomicU64::new(0),
             reader: RwLock::new(None),
             failure: Mutex::new(None),
             durable: watch::Sender::new(Offset::ZERO),
+            durable_grew: Notify::new(),
             sync: Mutex::new(SyncState::Clean),
         });
         partition.reopen_if_due();
@@ -121,6 +128,18 @@ impl Partition {
         self.durable.subscribe()
     }
 
+    /// Waits until the durable end is past `seen`, and tells it.
+    pub async fn durable_past(&self, seen: Offset) -> Offset {
+        loop {
+            let grew = self.durable_grew.notified();
+            let durable = *self.durable.borrow();
+            if durable > seen {
+                return durable;
+            }
+            grew.await;
+        }
+    }
+
     /// What is remembered of a producer, and the generation to append with. Fails with `Retry`
     /// while the partition is being opened again.
     pub async fn producer(self: &Arc<Self>, id: ProducerId) -> Result<Standing> {
@@ -147,6 +166,13 @@ impl Partition {
         let reader = self.reader()?;
         let search = move || reader.common(id, epoch, &claims);
         Ok(self.shared.blocking.run(search).await)
+    }
+
+    /// Whether the writer of this generation still stands. What is durable is true of a generation's
+    /// batches only if the generation stands **after** the watermark was read: the next one begins
+    /// before it moves the watermark again.
+    pub fn is_current(&self, generation: Generation) -> bool {
+        self.generation.load(Ordering::SeqCst) == generation.0
     }
 
     /// A reader, for any thread that may wait for the disk.
@@ -246,22 +272,29 @@ impl Partition {
     /// Ends this writer; the partition is opened again after the backoff.
     fn fail(&self, state: &mut WriterState, error: &Error, now: Timestamp) {
         let attempts = match state.writer {
-            Writer::Open(_) => 0,
+            Writer::Open(_) => {
+                self.metrics.failures.inc();
+                0
+            }
             Writer::Failed { attempts, .. } => attempts + 1,
             Writer::Closed => return,
         };
         let wait = (REOPEN_BACKOFF_MIN_MS << attempts.min(16)).min(REOPEN_BACKOFF_MAX_MS);
-        state.generation.0 += 1;
+        self.end_generation(state);
         state.writer = Writer::Failed {
             attempts,
             retry_at: Timestamp(now.0.saturating_add(wait)),
         };
-        self.metrics.failures.inc();
         tracing::error!(
             partition = %self.id, error = %error, retry_in_ms = wait,
             "partition closed; it is opened again by recovery"
         );
         *lock(&self.failure) = Some(error.message.clone());
+    }
+
+    fn end_generation(&self, state: &mut WriterState) {
+        state.generation.0 += 1;
+        self.generation.store(state.generation.0, Ordering::SeqCst);
     }
 
     /// Opens the partition again when it has failed and its time has come. Waits for the disk.
@@ -422,7 +455,7 @@ impl Partition {
     pub(super) fn close(&self) {
         self.sync_now();
         let mut state = self.lock_writer();
-        state.generation.0 += 1;
+        self.end_generation(&mut state);
         let writer = std::mem::replace(&mut state.writer, Writer::Closed);
         *lock(&self.failure) = Some("the aggregator is stopping".to_owned());
         if let Writer::Open(log) = writer
@@ -440,6 +473,7 @@ impl Partition {
             }
             grows
         });
+        self.durable_grew.notify_waiters();
     }
 
     fn not_open(&self) -> Error {
