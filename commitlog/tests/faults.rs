@@ -55,8 +55,35 @@ fn live_through(sent: &[Vec<u8>], call: u64, fault: Fault) {
         copy.disk.restart(fate);
         copy.open().unwrap();
         copy.check();
-        copy.finish();
+        if fate == 0 {
+            copy.finish();
+        }
     }
+}
+
+#[test]
+fn a_failed_fsync_closes_the_writer_and_readers_keep_what_is_durable() {
+    let sent = batches(SEED, 6, 1, 100);
+    let mut world = World::new(&sent);
+    world
+        .run(&[Step::Append, Step::Append, Step::Sync, Step::Append])
+        .unwrap();
+    let durable = world.acknowledged;
+    world.disk.plan(world.disk.calls(), Fault::Io);
+    let failed = world.step(Step::Sync).unwrap_err();
+    assert_eq!(failed.kind, ErrorKind::Closed);
+    let refused = world.step(Step::Append).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Closed);
+    assert!(
+        refused.message.contains("until it is opened again"),
+        "{refused}"
+    );
+    assert!(
+        world.log().start_sync().is_none(),
+        "that file is never synced again"
+    );
+    assert_eq!(world.everything().1.len(), 2);
+    assert_eq!(world.log().durable_end(), durable);
 }
 
 /// Does a step as an owner would: what passes is tried again, what closes the log has it opened again.

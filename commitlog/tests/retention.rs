@@ -11,7 +11,7 @@ use commitlog::id::{Offset, Timestamp};
 use commitlog::log::partition::{LogConfig, Outcome, PartitionLog};
 use commitlog::log::reader::Until;
 use commitlog::storage::Storage;
-use commitlog::storage::faulty::FaultyDisk;
+use commitlog::storage::faulty::{Fault, FaultyDisk};
 use support::{NOW, batch, offset, producer};
 
 const DAY_MS: i64 = 86_400_000;
@@ -205,6 +205,41 @@ fn a_log_with_a_torn_tail_opens_on_a_full_disk() {
     disk.kill();
     let log = open(&disk, CONFIG, NOW);
     assert_eq!((log.end(), log.durable_end()), (offset(3), offset(3)));
+}
+
+#[test]
+fn i10_a_power_cut_while_segments_go_leaves_no_hole() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk, CONFIG, NOW);
+    fill(&mut log, 0..20);
+    drop(log);
+    disk.restart(0);
+    let opened = disk.snapshot();
+    drop(open(&opened, CONFIG, NOW));
+    for call in opened.calls()..opened.calls() + 40 {
+        let cut = opened.snapshot();
+        let mut log = open(&cut, CONFIG, NOW);
+        cut.plan(call, Fault::PowerCut);
+        let done = log.trim(offset(17)).is_ok();
+        drop(log);
+        for fate in 0..40 {
+            let copy = cut.snapshot();
+            copy.restart(fate);
+            copy.forgive();
+            let log = open(&copy, CONFIG, NOW);
+            let what = format!("call {call}, fate {fate}");
+            assert!(
+                log.start() <= offset(17) && log.end() == offset(20),
+                "{what}"
+            );
+            assert!(!done || cut.is_off() || log.start() == offset(17), "{what}");
+            let slice = log
+                .reader()
+                .read(log.start(), 100_000, Until::Durable)
+                .unwrap();
+            assert_eq!(slice.gaps, [], "{what}");
+        }
+    }
 }
 
 #[test]

@@ -9,9 +9,11 @@
 //! any thread, and hands the result back. One job runs at a time, so the next one gathers all that was
 //! appended meanwhile: group commit without a timer.
 //!
-//! A full disk is an error that passes: the torn bytes are cut, the log stays as it was. Any other failed
-//! write, and every failed fsync, closes the writer until the log is opened again: the kernel has dropped
-//! the dirty pages and would lie about them.
+//! Invariants:
+//! - **I2** what is before the durable end was fsynced before anybody was told.
+//! - **I4** after a failed write or fsync nothing more is written or acknowledged until the log is opened
+//!   again, and that file is never fsynced again: the kernel has dropped the dirty pages and would lie.
+//! - **I5** a full disk is an error that passes: the torn bytes are cut, the log stays as it was.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;

@@ -1,6 +1,9 @@
 //! What each producer last appended: duplicates are answered with their original offsets, and a
 //! producer that is not who it says is found out.
 //!
+//! Invariant **I9**: a retry is answered with its first offsets and nothing else ever is; also after a
+//! restart.
+//!
 //! A retry bears the same producer, epoch, first sequence and content. The content's checksum is the
 //! batch's own CRC: it does not cover the 12 bytes that the log patches, so the stored batch and the one
 //! sent again compare. The same sequence with other content is another machine under the same name (a

@@ -1,5 +1,8 @@
 //! Reads a log: any number of readers, on any thread, while the writer appends, rolls and trims.
 //!
+//! Invariant **I6**: damage costs the batches it hit, is told with their exact offsets, and everything else
+//! is read, byte for byte, under its own offset.
+//!
 //! Every batch that leaves is checked: its CRC, its base and last offset against the index, and its
 //! length. That is done at every read, not at start-up only: disks lose bits while a process runs, and
 //! CRC-32C runs at 10 GB/s. What fails is told as a [`Gap`] with its exact offsets; the others come with

@@ -10,6 +10,12 @@
 //!    fsync is true.
 //! 5. Write the index, a snapshot and a mark, so that the next opening has nothing to do.
 //!
+//! Invariants:
+//! - **I1** offsets are dense and none is given out twice: an offset that was durable keeps its bytes for
+//!   ever, or is told as a gap for ever.
+//! - **I3** opening never fails for what lies on disk, and a recovery that dies at any point is taken up by
+//!   the next to the same end.
+//!
 //! Each step leaves a directory that opening again takes to the same log: the new segment appears with a
 //! rename, and a sealed segment ends where the next begins, whatever bytes follow in it. Nothing that lies
 //! on disk makes this fail. Sealed segments are not read at all.

@@ -1,5 +1,7 @@
 //! Seals segments, and drops the oldest.
 //!
+//! Invariant **I10**: the log's start is durable before what lies below it is unlinked.
+//!
 //! A segment is sealed before the next takes data: its files are fsynced, then the next one's names are.
 //! A segment is dropped in this order: the new start is durable in the checkpoint, readers no longer find
 //! the segment, its files are unlinked. A crash in between leaves files below the start, which the next

@@ -1,5 +1,8 @@
 //! A sealed segment, loaded for reading: its index is checked, and rebuilt when it is not what the
 //! checkpoint's mark says.
+//!
+//! Invariant **I8**: the `.log` files are the truth. Any other file can be missing, damaged or from another
+//! time; it is made again from the log, and never answers wrong meanwhile.
 
 use std::io;
 use std::path::Path;

@@ -1,10 +1,12 @@
 //! Walks the batches of a segment, verifying each: recovery of the active segment, and rebuilding a
 //! sealed segment's index.
 //!
+//! Invariant **I7**: bytes are never searched for a batch: payloads are other people's bytes and may hold a
+//! forged one.
+//!
 //! A batch is where the one before it ends. Past a damaged batch the walk goes on only at a position
 //! that the segment's index names, where a whole batch with the right base offset and last offset
-//! begins whose producer's sequence continues. It never searches bytes for a batch: payloads are other
-//! people's bytes and may hold a forged one.
+//! begins whose producer's sequence continues.
 //!
 //! What is not a whole batch is either **damage** or a **torn tail**. It is damage when it lies before
 //! an offset that is known to be durable, or when the index has an entry for it (entries are written
@@ -160,7 +162,9 @@ impl Walker<'_> {
     /// Goes on behind the damaged batch at `position`, where the index says, or ends.
     fn pass_damage(&mut self, position: u64) -> Result<()> {
         let base = self.walk.base;
-        for at in self.resume_positions(position) {
+        let mut before = position;
+        while let Some(at) = self.next_place(before) {
+            before = at;
             let Some(header) = self.window.batch(at)? else {
                 continue;
             };
@@ -189,16 +193,18 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Where the index has batches behind `position`: the only places to go on at.
-    fn resume_positions(&self, position: u64) -> Vec<u64> {
+    /// Where the index has its first batch behind `position`: the only place to go on at.
+    fn next_place(&self, position: u64) -> Option<u64> {
         #[cfg(mutant = "resync_by_search")]
-        return (position + 1..self.found.file_bytes).collect();
+        return Some(position + 1).filter(|&at| at < self.found.file_bytes);
         #[cfg(not(mutant = "resync_by_search"))]
-        self.claims
-            .keys()
-            .map(|&at| u64::from(at))
-            .filter(|&at| at > position)
-            .collect()
+        {
+            let after = u32::try_from(position).ok()?.checked_add(1)?;
+            self.claims
+                .range(after..)
+                .next()
+                .map(|(&at, _)| u64::from(at))
+        }
     }
 
     /// The offset after the last batch that the index claims from `position` on, as far as its entries

@@ -5,6 +5,9 @@
 //! the power between any two of them. No mmap anywhere: what a crash can leave behind changes only
 //! at these calls.
 //!
+//! Invariant **I11**: a file's name is durable before anything relies on the file ([`write_atomically`],
+//! [`sync_names`], [`Storage::create_dir`]).
+//!
 //! What a caller may rely on, and no more:
 //! - [`File::sync`] makes the bytes and the length of that file durable, not its name;
 //! - [`Storage::sync_dir`] makes the names in that directory durable;

@@ -250,6 +250,12 @@ impl World {
         self.acknowledged = end;
     }
 
+    /// All that the log has, and where it ends.
+    pub fn everything(&mut self) -> (Offset, BTreeMap<Offset, Vec<u8>>) {
+        let (start, end) = (self.log().start(), self.log().end());
+        (end, self.read_all(start))
+    }
+
     /// Everything from `start` on, by base offset. The first batch may begin before it.
     fn read_all(&mut self, start: Offset) -> BTreeMap<Offset, Vec<u8>> {
         let reader = self.log().reader();

@@ -73,7 +73,7 @@ fn a_name_needs_its_directory_synced() {
 }
 
 #[test]
-fn an_atomic_write_is_old_or_new_at_every_cut() {
+fn i11_an_atomic_write_is_old_or_new_at_every_cut() {
     let (clean, _file) = disk_with(b"old");
     for call in 0..20 {
         let disk = clean.snapshot();
