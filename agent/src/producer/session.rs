@@ -304,6 +304,10 @@ impl Driver {
             };
             match event {
                 ProducerEvent::Hints(hints) => {
+                    if !self.was_live {
+                        // Sessions that never last until the next look must renew too.
+                        self.renewal.reset_immediately();
+                    }
                     self.was_live = true;
                     self.shared.producer.spool.apply_hints(Hints {
                         linger: hints.linger,
