@@ -21,6 +21,7 @@ mod maintenance;
 mod partition;
 mod settings;
 mod sync;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,46 +1,45 @@
 //! One partition: its one writer behind a mutex, its reader, its durable watermark.
 //!
-//! States: open; failed (an fsync or a write failed, or it could not be opened), which ends by
-//! opening it again; closed, at shutdown. A sync that ran against a writer that failed meanwhile is
-//! told by the generation and changes nothing.
+//! Appends, syncs and retention take the writer's lock on threads that may wait; an fsync runs
+//! outside of it. A sync that ran against a writer that failed meanwhile is told by the generation and
+//! changes nothing. `writer.rs` says how a writer comes and goes.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
 use commitlog::log::common::Common;
-use commitlog::log::partition::{Appended, LogConfig, Outcome, PartitionLog, ProducerState};
+use commitlog::log::partition::{Appended, LogConfig, Outcome, ProducerState};
 use commitlog::log::reader::{LogReader, Slice, Until};
-use commitlog::log::recovery::Recovery;
 use tokio::sync::{Notify, watch};
 
 use super::sync::SyncState;
+use super::writer::{Writer, WriterState};
 use super::{PartitionInfo, Shared, lock, read_lock};
-use crate::limits::{REOPEN_BACKOFF_MAX_MS, REOPEN_BACKOFF_MIN_MS};
 use crate::telemetry::PartitionMetrics;
 
 /// One partition of one topic.
 pub struct Partition {
-    id: TopicPartition,
-    dir: PathBuf,
-    config: LogConfig,
-    shared: Arc<Shared>,
-    writer: Mutex<WriterState>,
+    pub(super) id: TopicPartition,
+    pub(super) dir: PathBuf,
+    pub(super) config: LogConfig,
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Mutex<WriterState>,
     /// The writer's generation, for who must not wait for its lock.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
     /// Replaced when the partition is opened again; `None` until it was opened once.
-    reader: RwLock<Option<LogReader>>,
+    pub(super) reader: RwLock<Option<LogReader>>,
     /// Why it is not open, where that is so. Apart from the writer, whose lock may be held long.
-    failure: Mutex<Option<String>>,
-    durable: watch::Sender<Offset>,
+    pub(super) failure: Mutex<Option<String>>,
+    pub(super) durable: watch::Sender<Offset>,
     /// Wakes in the order of waiting, which `watch` does not: a simulation must replay.
-    durable_grew: Notify,
-    sync: Mutex<SyncState>,
-    metrics: PartitionMetrics,
+    pub(super) durable_grew: Notify,
+    pub(super) sync: Mutex<SyncState>,
+    pub(super) metrics: PartitionMetrics,
 }
 
 /// Counts the writers that a partition has had.
@@ -49,7 +48,7 @@ pub struct Partition {
 /// be gone that the session believes are there; a producer that is unknown after the recovery may
 /// start at any sequence, so appending its next batch would tear a hole. The generation refuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(u64);
+pub struct Generation(pub(super) u64);
 
 /// Where a producer stands in a partition.
 #[derive(Debug, Clone)]
@@ -60,48 +59,7 @@ pub struct Standing {
     pub state: Option<ProducerState>,
 }
 
-struct WriterState {
-    writer: Writer,
-    generation: Generation,
-}
-
-enum Writer {
-    Open(Box<PartitionLog>),
-    Failed { attempts: u32, retry_at: Timestamp },
-    Closed,
-}
-
 impl Partition {
-    /// Opens the partition, by recovery. A failure is reported, and tried again later.
-    pub(super) fn open(
-        shared: &Arc<Shared>,
-        id: TopicPartition,
-        config: LogConfig,
-    ) -> Arc<Partition> {
-        let partition = Arc::new(Partition {
-            dir: shared.config.log_dir.join(id.to_string()),
-            metrics: shared.telemetry.partition(&id),
-            id,
-            config,
-            shared: Arc::clone(shared),
-            writer: Mutex::new(WriterState {
-                writer: Writer::Failed {
-                    attempts: 0,
-                    retry_at: Timestamp(i64::MIN),
-                },
-                generation: Generation(0),
-            }),
-            generation: AtomicU64::new(0),
-            reader: RwLock::new(None),
-            failure: Mutex::new(None),
-            durable: watch::Sender::new(Offset::ZERO),
-            durable_grew: Notify::new(),
-            sync: Mutex::new(SyncState::Clean),
-        });
-        partition.reopen_if_due();
-        partition
-    }
-
     /// Which partition this is.
     pub fn id(&self) -> &TopicPartition {
         &self.id
@@ -269,101 +227,6 @@ impl Partition {
         }
     }
 
-    /// Ends this writer; the partition is opened again after the backoff.
-    fn fail(&self, state: &mut WriterState, error: &Error, now: Timestamp) {
-        let attempts = match state.writer {
-            Writer::Open(_) => {
-                self.metrics.failures.inc();
-                0
-            }
-            Writer::Failed { attempts, .. } => attempts + 1,
-            Writer::Closed => return,
-        };
-        let wait = (REOPEN_BACKOFF_MIN_MS << attempts.min(16)).min(REOPEN_BACKOFF_MAX_MS);
-        self.end_generation(state);
-        state.writer = Writer::Failed {
-            attempts,
-            retry_at: Timestamp(now.0.saturating_add(wait)),
-        };
-        tracing::error!(
-            partition = %self.id, error = %error, retry_in_ms = wait,
-            "partition closed; it is opened again by recovery"
-        );
-        *lock(&self.failure) = Some(error.message.clone());
-    }
-
-    fn end_generation(&self, state: &mut WriterState) {
-        state.generation.0 += 1;
-        self.generation.store(state.generation.0, Ordering::SeqCst);
-    }
-
-    /// Opens the partition again when it has failed and its time has come. Waits for the disk.
-    pub(super) fn reopen_if_due(&self) {
-        let now = (self.shared.clock)();
-        let mut state = self.lock_writer();
-        match state.writer {
-            Writer::Failed { retry_at, .. } if now >= retry_at => {}
-            _ => return,
-        }
-        let storage = Arc::clone(&self.shared.storage);
-        let opened =
-            PartitionLog::open(storage, &self.dir, self.config, now).and_then(|(log, recovery)| {
-                self.check_nothing_durable_is_gone(log)
-                    .map(|log| (log, recovery))
-            });
-        match opened {
-            Ok((log, recovery)) => {
-                self.tell(&recovery);
-                *self.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(log.reader());
-                let durable = log.durable_end();
-                state.writer = Writer::Open(Box::new(log));
-                *lock(&self.failure) = None;
-                drop(state);
-                self.publish(durable);
-            }
-            Err(error) => self.fail(&mut state, &error, now),
-        }
-    }
-
-    /// Says once what opening the log found.
-    fn tell(&self, recovery: &Recovery) {
-        let lost: i64 = recovery
-            .gaps
-            .iter()
-            .map(|gap| gap.to.get() - gap.from.get())
-            .sum();
-        self.metrics
-            .damaged_records
-            .inc_by(u64::try_from(lost).unwrap_or_default());
-        for gap in &recovery.gaps {
-            tracing::error!(
-                partition = %self.id, from = %gap.from, to = %gap.to, reason = gap.reason,
-                "damaged records; all others stay readable"
-            );
-        }
-        if recovery.bytes_cut > 0 || !recovery.notes.is_empty() {
-            tracing::warn!(
-                partition = %self.id, batches = recovery.batches, bytes_cut = recovery.bytes_cut,
-                notes = recovery.notes.join("; "), "recovered"
-            );
-        }
-    }
-
-    /// Refuses a log that ends before what consumers were told is durable: going on would give
-    /// their offsets out again for other data.
-    fn check_nothing_durable_is_gone(&self, log: PartitionLog) -> Result<PartitionLog> {
-        let published = *self.durable.borrow();
-        if log.durable_end() >= published {
-            return Ok(log);
-        }
-        Err(Error::damaged(format!(
-            "{}: the log ends at offset {} although it was fsynced up to {published}: \
-             the disk has lost data; check it, then start again",
-            self.dir.display(),
-            log.durable_end(),
-        )))
-    }
-
     /// Syncs what is appended now, and tells the new watermark. For the sync threads.
     pub(super) fn sync(self: &Arc<Self>) {
         *lock(&self.sync) = SyncState::Running;
@@ -399,7 +262,7 @@ impl Partition {
         }
     }
 
-    fn sync_now(&self) {
+    pub(super) fn sync_now(&self) {
         let (job, generation) = {
             let mut state = self.lock_writer();
             let generation = state.generation;
@@ -451,21 +314,7 @@ impl Partition {
         }
     }
 
-    /// Syncs and closes cleanly. Nothing is taken afterwards. Waits for the disk.
-    pub(super) fn close(&self) {
-        self.sync_now();
-        let mut state = self.lock_writer();
-        self.end_generation(&mut state);
-        let writer = std::mem::replace(&mut state.writer, Writer::Closed);
-        *lock(&self.failure) = Some("the aggregator is stopping".to_owned());
-        if let Writer::Open(log) = writer
-            && let Err(error) = log.close()
-        {
-            tracing::error!(partition = %self.id, %error, "not closed cleanly; recovery will run");
-        }
-    }
-
-    fn publish(&self, durable: Offset) {
+    pub(super) fn publish(&self, durable: Offset) {
         self.durable.send_if_modified(|current| {
             let grows = durable > *current;
             if grows {
@@ -474,34 +323,5 @@ impl Partition {
             grows
         });
         self.durable_grew.notify_waiters();
-    }
-
-    fn not_open(&self) -> Error {
-        let why = self
-            .failure()
-            .unwrap_or_else(|| "not opened yet".to_owned());
-        Error::new(
-            ErrorKind::Retry,
-            format!("partition {} is closed: {why}", self.id),
-        )
-    }
-
-    fn opened_again(&self) -> Error {
-        let message = format!(
-            "partition {} was closed since this session began; start over from its durable end",
-            self.id
-        );
-        Error::new(ErrorKind::Closed, message)
-    }
-
-    /// A panic while the lock was held may have left the log half changed: it is opened again.
-    fn lock_writer(&self) -> std::sync::MutexGuard<'_, WriterState> {
-        self.writer.lock().unwrap_or_else(|poisoned| {
-            self.writer.clear_poison();
-            let mut state = poisoned.into_inner();
-            let error = Error::new(ErrorKind::Closed, "a panic interrupted its writer");
-            self.fail(&mut state, &error, (self.shared.clock)());
-            state
-        })
     }
 }
