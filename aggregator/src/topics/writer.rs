@@ -185,7 +185,7 @@ impl Partition {
 
     pub(super) fn opened_again(&self) -> Error {
         let message = format!(
-            "partition {} was closed since this session began; start over from its durable end",
+            "partition {} was opened again meanwhile; start over from its durable end",
             self.id
         );
         Error::new(ErrorKind::Closed, message)
