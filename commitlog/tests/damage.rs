@@ -13,10 +13,10 @@ use commitlog::batch::header::{BatchHeader, HEADER_BYTES};
 use commitlog::id::{Offset, Timestamp};
 use commitlog::log::partition::{LogConfig, Outcome, PartitionLog};
 use commitlog::log::reader::{Gap, LogReader, Until};
-use commitlog::storage::Storage;
 use commitlog::storage::faulty::FaultyDisk;
+use commitlog::storage::{OpenMode, Storage};
 use support::craft::{forged, uncompressed};
-use support::{NOW, batch, batches, offset, producer};
+use support::{NOW, Random, batch, batches, offset, producer};
 
 const DIR: &str = "d";
 const CONFIG: LogConfig = LogConfig {
@@ -322,4 +322,99 @@ fn i8_times_are_found_whatever_becomes_of_the_time_index() {
             }
         }
     }
+}
+
+#[test]
+fn i8_a_file_from_another_time_costs_nothing() {
+    let sent = batches(36, 14, 2, 60);
+    for end in [End::Closed, End::Killed] {
+        let (disk, taken) = written(&sent, end);
+        for earlier in 1..sent.len() {
+            let (old, _) = written(&sent[..earlier], End::Closed);
+            for file in files(&old).into_iter().filter(|file| !is_log(file)) {
+                let copy = disk.snapshot();
+                let content = old.content(&file).unwrap();
+                copy.open(&file, OpenMode::Write).unwrap();
+                copy.overwrite(&file, &content);
+                let what = format!("{end:?}, {} from after batch {earlier}", file.display());
+                assert_eq!(survive(&copy, &taken, &what), [], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn i3_any_bytes_in_any_files_open_and_answer_nothing_wrong() {
+    const ROUNDS: u64 = 4000;
+    let (disk, taken) = written(&batches(37, 14, 2, 60), End::Killed);
+    let all = files(&disk);
+    for seed in 0..ROUNDS {
+        let mut random = Random::new(seed);
+        let copy = disk.snapshot();
+        for _ in 0..=random.below(6) {
+            let file = &all[usize::try_from(random.below(all.len() as u64)).unwrap()];
+            damage_somehow(&copy, file, &mut random);
+        }
+        let mut taken = taken.clone();
+        for round in 0..2 {
+            let mut log = open(&copy);
+            for (base, batch) in read_all(&log.reader()).0 {
+                assert!(
+                    taken.get(&base) == Some(&batch),
+                    "seed {seed}: other bytes at {base}"
+                );
+            }
+            let end = log.end();
+            let mut next = batch(producer(777 + round, 0), NOW, &[b"goes on"]);
+            let appended = log.append(&mut next, NOW).unwrap();
+            assert!(appended.base_offset == end, "seed {seed}: {appended:?}");
+            taken.insert(end, next);
+        }
+    }
+}
+
+fn damage_somehow(disk: &FaultyDisk, file: &Path, random: &mut Random) {
+    let Some(mut content) = disk.content(file) else {
+        return;
+    };
+    let at = usize::try_from(random.below(content.len() as u64 + 1)).unwrap();
+    let count = usize::try_from(random.below(100)).unwrap();
+    let noise = random.bytes(count);
+    match random.below(6) {
+        0 => return disk.remove(file).unwrap(),
+        1 => content.truncate(at),
+        2 => content.extend_from_slice(&noise),
+        3 => content = noise,
+        4 => content[at..].fill(0),
+        _ => {
+            let end = (at + count).min(content.len());
+            content[at..end].copy_from_slice(&noise[..end - at]);
+        }
+    }
+    disk.overwrite(file, &content);
+}
+
+#[test]
+fn lost_segments_leave_a_told_gap_however_long() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk);
+    for mut batch in batches(38, 6, 1, 60) {
+        log.append(&mut batch, NOW).unwrap();
+    }
+    let end = log.end();
+    log.close().unwrap();
+    // A segment that begins five thousand million offsets later.
+    let far = offset(5_000_000_000);
+    let name = Path::new(DIR).join(format!("{:020}.log", far.get()));
+    disk.open(&name, OpenMode::CreateNew).unwrap();
+    let log = open(&disk);
+    assert_eq!(log.end(), far);
+    let (found, gaps) = read_all(&log.reader());
+    assert_eq!(found.len(), 6);
+    assert_eq!(
+        gaps.iter()
+            .map(|gap| (gap.from, gap.to))
+            .collect::<Vec<_>>(),
+        [(end, far)]
+    );
 }

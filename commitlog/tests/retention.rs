@@ -6,8 +6,10 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use commitlog::batch::header::restamp;
 use commitlog::error::ErrorKind;
 use commitlog::id::{Offset, Timestamp};
+use commitlog::limits::INDEX_ENTRIES_MAX;
 use commitlog::log::partition::{LogConfig, Outcome, PartitionLog};
 use commitlog::log::reader::Until;
 use commitlog::storage::Storage;
@@ -270,4 +272,21 @@ fn an_idle_segment_is_sealed_when_it_is_too_old() {
     );
     fill(&mut log, 6..7);
     assert_eq!(log.reader().segments(), 3);
+}
+
+#[test]
+fn a_segment_of_tiny_batches_is_sealed_before_its_index_is_too_large() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk, LogConfig::default(), NOW);
+    let mut tiny = batch(producer(1, 0), NOW, &[b""]);
+    for sequence in 0..=INDEX_ENTRIES_MAX {
+        restamp(&mut tiny, producer(1, i32::try_from(sequence).unwrap()));
+        log.append(&mut tiny, NOW).unwrap();
+    }
+    assert_eq!(log.reader().segments(), 2);
+    let entries = disk.list(Path::new("d")).unwrap();
+    let index = entries
+        .iter()
+        .find(|entry| entry.name.to_string_lossy().ends_with(".index"));
+    assert_eq!(index.unwrap().bytes, INDEX_ENTRIES_MAX as u64 * 8);
 }

@@ -254,3 +254,51 @@ fn is_same_content(known_crc: u32, crc: u32) -> bool {
 fn is_expired(known: &Known, now: Timestamp) -> bool {
     now.0.saturating_sub(known.last_append.0) > PRODUCER_EXPIRY_MS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(id: i64) -> BatchHeader {
+        let producer = Producer {
+            id: ProducerId::new(id).unwrap(),
+            epoch: ProducerEpoch::ZERO,
+            base_sequence: Sequence::ZERO,
+        };
+        BatchHeader {
+            base_offset: Offset::new(id).unwrap(),
+            batch_length: 100,
+            leader_epoch: 0,
+            crc: 7,
+            attributes: 0,
+            last_offset_delta: 0,
+            base_timestamp: Timestamp(0),
+            max_timestamp: Timestamp(0),
+            producer: Some(producer),
+            record_count: 1,
+        }
+    }
+
+    #[test]
+    fn the_longest_silent_go_when_there_are_too_many() {
+        let mut producers = Producers::default();
+        let count = i64::try_from(PRODUCERS_MAX).unwrap();
+        for id in 0..=count {
+            // The first come last: it is silence that counts, not the number.
+            producers.admit(&header(id), Timestamp(count - id));
+        }
+        assert!(producers.by_id.len() <= PRODUCERS_MAX);
+        let known = |id| producers.find(ProducerId::new(id).unwrap()).is_some();
+        assert!(known(0) && known(count) && !known(count - 1));
+    }
+
+    #[test]
+    fn a_snapshot_gives_the_same_producers_back() {
+        let mut producers = Producers::default();
+        for id in 0..10 {
+            producers.admit(&header(id), Timestamp(id));
+        }
+        let again = Producers::restore(&producers.snapshot());
+        assert_eq!(again.snapshot(), producers.snapshot());
+    }
+}

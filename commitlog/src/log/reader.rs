@@ -103,10 +103,15 @@ impl LogReader {
                 view => view?,
             };
             let run = view.run(slice.next, bound, bytes_max);
-            if run.spans.is_empty() || slice.gaps.len() >= GAPS_PER_READ_MAX {
+            if slice.gaps.len() >= GAPS_PER_READ_MAX {
                 break;
             }
-            fetch(&run, &mut slice);
+            match view.end() {
+                // Lost segments leave more offsets than an index can tell of.
+                Some(end) if run.spans.is_empty() => pass_hole(&mut slice, end.min(bound)),
+                None if run.spans.is_empty() => break,
+                _ => fetch(&run, &mut slice),
+            }
         }
         Ok(slice)
     }
@@ -269,6 +274,16 @@ fn lose(slice: &mut Slice, span: &Span, reason: &str) {
             reason,
         }),
     }
+}
+
+/// Passes over offsets that no segment has.
+fn pass_hole(slice: &mut Slice, to: Offset) {
+    slice.gaps.push(Gap {
+        from: slice.next,
+        to,
+        reason: "their segments are missing".to_owned(),
+    });
+    slice.next = to;
 }
 
 /// The first record from `from` on whose timestamp reaches `time`.

@@ -169,7 +169,15 @@ impl Active {
 }
 
 impl View {
-    /// The segment's base and, unless it is the active one, its end.
+    /// Where the next segment begins; `None` for the one being written.
+    pub(super) fn end(&self) -> Option<Offset> {
+        match self {
+            View::Active(_) => None,
+            View::Sealed(sealed) => Some(sealed.end),
+        }
+    }
+
+    /// The segment's first offset.
     pub(super) fn base(&self) -> Offset {
         match self {
             View::Active(active) => active.base,
