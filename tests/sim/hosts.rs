@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agent::ambient::Now;
+use agent::ambient::{Clock, Now, Random};
 use agent::pipeline::Pipeline;
 use agent::producer::blocking::Blocking as AgentBlocking;
 use agent::producer::{Host, Identity, Producer, ShipConfig};
@@ -48,7 +48,7 @@ const STEP: Duration = Duration::from_millis(2);
 type AnyError = Box<dyn std::error::Error>;
 
 /// Simulated wall time.
-pub(crate) fn clock() -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
+pub(crate) fn clock() -> Clock {
     Arc::new(|| {
         let elapsed = turmoil::sim_elapsed().unwrap_or_default();
         Timestamp(EPOCH_MS + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
@@ -56,7 +56,7 @@ pub(crate) fn clock() -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
 }
 
 /// Randomness that a seed gives: `splitmix64` over a counter.
-pub(crate) fn random(seed: u64) -> Arc<dyn Fn(&mut [u8]) + Send + Sync> {
+pub(crate) fn random(seed: u64) -> Random {
     let counter = AtomicU64::new(seed);
     Arc::new(move |buffer| {
         for chunk in buffer.chunks_mut(8) {

@@ -40,13 +40,18 @@ fn run_all(seeds: std::ops::Range<u64>, check: impl Fn(u64) -> Result<(), String
         }
     });
     let failures = failures.into_inner().expect("no thread panicked");
-    for (seed, error) in &failures {
-        eprintln!(
-            "seed {seed}: {error}\nreplay: WEIR_SIM_SEED={seed} cargo test -p weir-tests --test sim\n"
-        );
-    }
-    let seeds: Vec<_> = failures.iter().map(|(seed, _)| seed).collect();
-    assert!(failures.is_empty(), "failing seeds: {seeds:?}");
+    let named: Vec<_> = failures
+        .iter()
+        .map(|(seed, error)| {
+            format!("seed {seed}: {error}\nreplay: WEIR_SIM_SEED={seed} cargo test -p weir-tests --test sim\n")
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} seeds fail\n{}",
+        named.len(),
+        named.join("\n")
+    );
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn placed(offset: usize, partition: &TopicPartition) -> Placed {
 
 impl Source for SimSource {
     fn name(&self) -> &str {
-        "sim"
+        self.topic.as_str()
     }
 
     fn turn(&mut self, out: &mut Outlet<'_>) -> Next {

@@ -16,7 +16,7 @@ use crate::source::LogFile;
 /// How long faults strike.
 const TROUBLE: Duration = Duration::from_secs(12);
 /// How long everything may take to settle afterwards.
-const PEACE: Duration = Duration::from_secs(120);
+const PEACE: Duration = Duration::from_mins(2);
 const AGENT: &str = "agent";
 const CLONE: &str = "clone";
 
@@ -363,7 +363,7 @@ struct Snapshot {
     spooled: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Stop {
     Kill,
     PowerCut,

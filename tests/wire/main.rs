@@ -1,6 +1,11 @@
 //! Agent's producer and aggregator's broker against each other on loopback: every line arrives once, in
 //! order, over whatever befalls the connection.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of this is test code, which clippy sees only in functions marked as tests"
+)]
+
 mod hostile;
 mod identity;
 mod joining;

@@ -104,8 +104,7 @@ impl Aggregator {
         let address = loop {
             match broker.listen(at).await {
                 Ok(address) => break address,
-                Err(error) if at.port() != 0 => eprintln!("{error}"),
-                Err(error) => panic!("{error}"),
+                Err(error) => assert!(at.port() != 0, "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
@@ -252,14 +251,14 @@ pub(crate) struct Agent {
     pub(crate) spool: Spool,
     stop_sync: Arc<AtomicBool>,
     syncing: Option<std::thread::JoinHandle<()>>,
-    _dir: Option<TempDir>,
+    dir: Option<TempDir>,
 }
 
 impl Agent {
     pub(crate) fn new() -> Agent {
         let dir = tempfile::tempdir().unwrap();
         let mut agent = Agent::open(dir.path());
-        agent._dir = Some(dir);
+        agent.dir = Some(dir);
         agent
     }
 
@@ -286,7 +285,7 @@ impl Agent {
             spool,
             stop_sync,
             syncing: Some(syncing),
-            _dir: None,
+            dir: None,
         }
     }
 
@@ -402,12 +401,12 @@ pub(crate) fn assert_lines(found: &[String], expected: &[String], context: &str)
         return;
     }
     let mut counts = std::collections::BTreeMap::<&String, i64>::new();
-    found
-        .iter()
-        .for_each(|it| *counts.entry(it).or_default() += 1);
-    expected
-        .iter()
-        .for_each(|it| *counts.entry(it).or_default() -= 1);
+    for line in found {
+        *counts.entry(line).or_default() += 1;
+    }
+    for line in expected {
+        *counts.entry(line).or_default() -= 1;
+    }
     let short = |it: &String| it.chars().take(40).collect::<String>();
     let named = |wanted: fn(i64) -> bool| {
         let all = counts.iter().filter(|(_, count)| wanted(**count));
