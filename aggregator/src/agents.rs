@@ -6,7 +6,7 @@
 //! back after a restart are still listed. Losing its last seconds in a crash costs nothing: agents
 //! tell everything again when they connect.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,7 +36,8 @@ struct Registry {
     agents: BTreeMap<String, Agent>,
     /// Who greeted last with each spool: tells the other host of a conflict.
     producers: HashMap<ProducerId, Host>,
-    changed: bool,
+    /// Agents that changed, or were forgotten, since [`Agents::take_changes`].
+    changed: BTreeSet<String>,
 }
 
 struct Agent {
@@ -212,7 +213,7 @@ impl Agents {
             },
         };
         registry.agents.insert(id.to_owned(), agent);
-        registry.changed = true;
+        registry.changed.insert(id.to_owned());
         drop(registry);
         self.gauge(transport).inc();
         Presence {
@@ -237,18 +238,16 @@ impl Agents {
         told.collect()
     }
 
-    /// Everything, when something changed since the last time this was asked; to be written.
-    pub fn changed_rows(&self) -> Option<Vec<(String, AgentRow)>> {
+    /// What changed since the last time this was asked, to be written: an agent's row, or `None` for
+    /// one that was forgotten.
+    pub fn take_changes(&self) -> Vec<(String, Option<AgentRow>)> {
         let mut registry = self.lock();
-        if !std::mem::take(&mut registry.changed) {
-            return None;
-        }
-        let agents = registry.agents.iter();
-        Some(
-            agents
-                .map(|(id, agent)| (id.clone(), agent.row.clone()))
-                .collect(),
-        )
+        let changed = std::mem::take(&mut registry.changed).into_iter();
+        let rows = changed.map(|id| {
+            let row = registry.agents.get(&id).map(|agent| agent.row.clone());
+            (id, row)
+        });
+        rows.collect()
     }
 
     fn gauge(&self, transport: Transport) -> prometheus::IntGauge {
@@ -278,6 +277,7 @@ impl Registry {
                 return;
             };
             self.agents.remove(&oldest);
+            self.changed.insert(oldest);
         }
         if self.producers.len() >= 2 * AGENTS_MAX {
             // Only the other host's name in a conflict is lost.
@@ -348,7 +348,7 @@ impl Presence {
             agent.row.last_seen_ms = now_ms;
             change(&mut agent.row);
         }
-        registry.changed = true;
+        registry.changed.insert(self.id.clone());
     }
 }
 
@@ -359,7 +359,7 @@ impl Drop for Presence {
         if let Some(agent) = registry.agents.get_mut(&self.id) {
             agent.connections = agent.connections.saturating_sub(1);
         }
-        registry.changed = true;
+        registry.changed.insert(self.id.clone());
     }
 }
 
@@ -399,10 +399,10 @@ mod tests {
         assert!(!told[0].connected);
         assert_eq!(told[0].row.lag_bytes, 9);
 
-        let written = agents.changed_rows().unwrap();
-        assert!(agents.changed_rows().is_none());
-        let json = serde_json::to_string(&written).unwrap();
-        let read = serde_json::from_str(&json).unwrap();
+        let (id, row) = agents.take_changes().remove(0);
+        assert_eq!(agents.take_changes(), []);
+        let json = serde_json::to_string(&row.unwrap()).unwrap();
+        let read = vec![(id, serde_json::from_str(&json).unwrap())];
         let again = Agents::new(read, Arc::new(|| Timestamp(6)), Telemetry::new());
         assert_eq!(again.list()[0].row, told[0].row);
     }

@@ -291,12 +291,16 @@ async fn write_agents(
 }
 
 fn write_changed_agents(agents: &Agents, meta: &Meta) {
-    let Some(rows) = agents.changed_rows() else {
+    let changes = agents.take_changes();
+    if changes.is_empty() {
         return;
-    };
+    }
     let written = meta.change(|change| {
-        for (id, row) in &rows {
-            change.put(id, row)?;
+        for (id, row) in &changes {
+            match row {
+                Some(row) => change.put(id, row)?,
+                None => change.remove::<AgentRow>(id)?,
+            }
         }
         Ok::<(), commitlog::error::Error>(())
     });
