@@ -115,11 +115,12 @@ impl World {
     /// What `logrotate copytruncate` does.
     pub(crate) fn copy_truncate(&self, from: &str, to: &str) {
         fs::copy(self.path(from), self.path(to)).unwrap();
-        let file = OpenOptions::new()
-            .write(true)
-            .open(self.path(from))
-            .unwrap();
-        file.set_len(0).unwrap();
+        self.truncate(from);
+    }
+
+    pub(crate) fn truncate(&self, name: &str) {
+        let file = OpenOptions::new().write(true).open(self.path(name));
+        file.unwrap().set_len(0).unwrap();
     }
 
     pub(crate) fn remove(&self, name: &str) {

@@ -9,14 +9,15 @@
 //! while.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use model::position::{FileKey, Guard};
 
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
-use super::lineage::{Epoch, Life};
+use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::is_rotation_of;
 use super::reader::read_at;
 use super::rotation::LOST_TRUNCATED;
@@ -96,18 +97,23 @@ impl FileSource {
         }
     }
 
-    /// Names in the same directory that a rotation could have given to a copy.
+    /// Names in the same directory that a rotation could have given to a copy, the one that changed
+    /// last first: guards over a few bytes can fit several.
     fn siblings(&self, directory: usize, name: &OsStr) -> Vec<OsString> {
         let Ok(entries) = std::fs::read_dir(&self.directories[directory].path) else {
             return Vec::new();
         };
-        let mut names: Vec<OsString> = entries
+        let mut names: Vec<((i64, i64), OsString)> = entries
             .flatten()
-            .map(|entry| entry.file_name())
-            .filter(|other| is_rotation_of(name, other))
+            .filter(|entry| is_rotation_of(name, &entry.file_name()))
+            .filter_map(|entry| {
+                let metadata = entry.metadata().ok()?;
+                let changed = (metadata.ctime(), metadata.ctime_nsec());
+                Some((changed, entry.file_name()))
+            })
             .collect();
-        names.sort();
-        names
+        names.sort_by(|a, b| b.cmp(a));
+        names.into_iter().map(|(_, name)| name).collect()
     }
 
     fn likeness(&self, sample: Sample, candidate: &Opened) -> Likeness {
@@ -237,21 +243,29 @@ impl FileSource {
             .iter()
             .filter(|(other, _)| is_rotation_of(other, name))
             .filter_map(|(_, &index)| self.lineages[index].as_ref())
-            .flat_map(|original| &original.epochs)
-            .filter(|epoch| !epoch.is_finished())
-            .any(|epoch| self.begins_like(epoch, &own[..length]))
+            .any(|original| {
+                let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
+                epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
+            })
     }
 
-    fn begins_like(&self, epoch: &Epoch, own: &[u8]) -> bool {
+    /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
+    /// it may have been truncated and written anew since.
+    fn begins_like(&self, original: &Lineage, epoch: &Epoch, own: &[u8]) -> bool {
         let seen = usize::from(epoch.head.bytes);
-        if own.len() >= seen && seen > 0 {
-            return self.reader.hasher().guard(&own[..seen]) == epoch.head;
+        if seen > 0 && own.len() >= seen && self.reader.hasher().guard(&own[..seen]) == epoch.head {
+            return true;
         }
-        // A copy that has only begun: what there is of it is compared with the original itself.
         let mut theirs = [0; HEAD_BYTES];
-        let theirs = &mut theirs[..own.len()];
-        let original = epoch.file.as_ref();
-        original.is_some_and(|file| file.read_exact_at(theirs, 0).is_ok()) && theirs == own
+        let read = match &epoch.file {
+            Some(file) => read_at(file, &mut theirs, 0),
+            None => File::open(&original.path).and_then(|file| read_at(&file, &mut theirs, 0)),
+        };
+        let Ok(length) = read else {
+            return false;
+        };
+        let both = length.min(own.len());
+        both > 0 && theirs[..both] == own[..both]
     }
 
     /// Has suspects looked at again: an event says that something happened in a directory.

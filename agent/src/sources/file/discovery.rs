@@ -305,6 +305,7 @@ impl FileSource {
         self.known.insert(opened.key, id);
         self.opened(id, now);
         self.follow_link(index, &path);
+        self.telemetry.files.inc();
         self.queue(index);
         // From now on it is found again, whatever its name will be, also when nothing of it was read.
         self.note(id, out);
@@ -423,35 +424,41 @@ impl FileSource {
     }
 
     /// Opens the file of the epoch that is to be read, if it was closed meanwhile.
-    pub(super) fn open_current(&mut self, index: usize, now: Now) {
+    pub(super) fn open_current(&mut self, index: usize, out: &mut Outlet<'_>) {
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
-        let Some((_, epoch)) = lineage.current() else {
+        let Some((at, epoch)) = lineage.current() else {
             return;
         };
-        if epoch.file.is_some() || epoch.life != Life::Named {
+        if epoch.file.is_some() || matches!(epoch.life, Life::Truncated(_)) {
             return;
         }
-        let (number, key) = (epoch.number, epoch.key);
+        let (is_named, number) = (epoch.life == Life::Named, epoch.number);
+        let id = EpochId {
+            lineage: index,
+            number,
+        };
+        let position = lineage.position(&lineage.epochs[at]);
         let path = lineage.path.clone();
-        let here = (lineage.directory, lineage.name.clone());
-        match self.open(&path) {
-            Ok(Some(opened)) if opened.key == key => {
-                let id = EpochId {
-                    lineage: index,
-                    number,
-                };
+        match self.find(&path, &position) {
+            Ok(Some((place, opened))) => {
                 if let Some(epoch) = self.epoch(id) {
+                    epoch.place = (place != path).then_some(place);
                     epoch.file = Some(opened.file);
                 }
-                self.opened(id, now);
+                self.opened(id, out.now());
             }
-            Err(error) if !is_absent(&error) => self.say_unreadable(&path, &error),
-            // It was rotated while it was closed: a look finds out what happened.
-            _ => {
-                self.looks.insert(here);
+            Ok(None) if is_named => self.detach_named(index, out.now()),
+            // It was deleted while it was closed. Perhaps a copy is left.
+            Ok(None) => {
+                if let Some(epoch) = self.epoch(id) {
+                    epoch.life = Life::Truncated(out.now().monotonic);
+                }
+                self.attention.insert(index);
+                self.seek_copy(id, out);
             }
+            Err(error) => self.say_unreadable(&path, &error),
         }
     }
 

@@ -15,7 +15,7 @@ use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::TopicPartition;
 use model::position::{FileKey, Guard, LineageId, Position};
 
-use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
+use super::guard::{Hasher, TAIL_BYTES};
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
 
@@ -59,7 +59,9 @@ pub(super) struct Epoch {
     pub(super) file: Option<File>,
     /// The end of the last record that was taken.
     pub(super) offset: u64,
+    /// Over the first bytes that were seen, read or not.
     pub(super) head: Guard,
+    /// Over the last bytes that were taken.
     pub(super) tail: Guard,
     /// The most that was seen of the file.
     pub(super) size_seen: u64,
@@ -186,28 +188,12 @@ impl Epoch {
         }
     }
 
-    /// Moves on to `offset`. `before` are the bytes just before it, at least [`TAIL_BYTES`] of them
-    /// or all there are; `from_start` says that they begin at the file's first byte.
-    pub(super) fn advance(
-        &mut self,
-        offset: u64,
-        before: &[u8],
-        from_start: FromStart,
-        hasher: &Hasher,
-    ) {
+    /// Moves on to `offset`. `before` are the bytes just before it, at least [`TAIL_BYTES`] of them or
+    /// all there are.
+    pub(super) fn advance(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
         self.offset = offset;
         self.tail = tail_guard(before, hasher);
-        if from_start == FromStart::Yes && usize::from(self.head.bytes) < HEAD_BYTES {
-            self.head = hasher.guard(&before[..before.len().min(HEAD_BYTES)]);
-        }
     }
-}
-
-/// Whether some bytes begin where their file begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FromStart {
-    Yes,
-    No,
 }
 
 /// The guard over the last of these bytes.

@@ -13,7 +13,7 @@
 //! | `resume.rs` | where the last run left off |
 //! | `reader.rs` | bytes to records |
 //!
-//! Invariants, for each file: what is taken is in the spool's open batch or further; every byte is
+//! Invariants (**I19**), for each file: what is taken is in the spool's open batch or further; every byte is
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
@@ -316,7 +316,7 @@ impl FileSource {
         if !self.make_stream(index, out) {
             return Progress::NoRoom;
         }
-        self.open_current(index, out.now());
+        self.open_current(index, out);
         let Some(lineage) = &mut self.lineages[index] else {
             return Progress::None;
         };
@@ -458,5 +458,7 @@ fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
     block
 }
 
+#[cfg(test)]
+mod scripts;
 #[cfg(test)]
 mod tests;

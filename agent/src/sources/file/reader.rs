@@ -16,7 +16,7 @@ use memchr::{memchr_iter, memrchr};
 use model::position::{Guard, Position};
 
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
-use super::lineage::{Epoch, FromStart, Stream, tail_guard};
+use super::lineage::{Epoch, Stream, tail_guard};
 use crate::limits::{LINE_PIECE_BYTES, READ_BYTES};
 use crate::pipeline::{Batch, Refused};
 use crate::spool::positions::Placed;
@@ -116,6 +116,10 @@ impl Reader {
             return Ok(Read::Shrunk(lost));
         }
         epoch.saw_size(size, target.now);
+        let head = filled.end.min(HEAD_BYTES);
+        if filled.from == 0 && usize::from(epoch.head.bytes) < head {
+            epoch.head = self.hasher.guard(&self.buffer[..head]);
+        }
         let read = self.take(filled, epoch, target);
         if self.buffer.len() > BUFFER_BYTES {
             self.buffer.truncate(BUFFER_BYTES);
@@ -138,7 +142,7 @@ impl Reader {
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
         let wanted = READ_BYTES + back;
         let mut filled = read_at(file, &mut self.buffer[..wanted], from)?;
-        if filled < back || !self.is_known(epoch, &self.buffer[..back], from) {
+        if filled < back || !self.is_known(epoch, &self.buffer[..filled], from) {
             return Ok(None);
         }
         let mut ended = filled < wanted;
@@ -164,11 +168,18 @@ impl Reader {
         }))
     }
 
-    /// Whether the bytes before the offset are those that were there when it was reached.
-    fn is_known(&self, epoch: &Epoch, before: &[u8], from: u64) -> bool {
-        let head = usize::from(epoch.head.bytes);
-        tail_guard(before, &self.hasher) == epoch.tail
-            && (from > 0 || self.hasher.guard(&before[..head.min(before.len())]) == epoch.head)
+    /// Whether the bytes that were there before are still there. `bytes` begin at the file's byte
+    /// `from`, and reach at least to the offset.
+    fn is_known(&self, epoch: &Epoch, bytes: &[u8], from: u64) -> bool {
+        let back = usize::try_from(epoch.offset - from).unwrap_or(usize::MAX);
+        let Some(before) = bytes.get(..back) else {
+            return false;
+        };
+        let head = || {
+            let head = bytes.get(..usize::from(epoch.head.bytes));
+            head.is_some_and(|head| self.hasher.guard(head) == epoch.head)
+        };
+        tail_guard(before, &self.hasher) == epoch.tail && (from > 0 || head())
     }
 
     fn take(&self, filled: Filled, epoch: &mut Epoch, target: &mut Target<'_, '_>) -> Read {
@@ -385,14 +396,8 @@ impl Cutter<'_, '_, '_> {
     /// Moves the epoch to the byte at `next` of this read; the position of a record that ends there.
     fn move_to(&mut self, next: usize) -> Placed {
         let offset = self.from + next as u64;
-        let from_start = if self.from == 0 {
-            FromStart::Yes
-        } else {
-            FromStart::No
-        };
         self.taken.bytes += offset - self.epoch.offset;
-        self.epoch
-            .advance(offset, &self.bytes[..next], from_start, self.hasher);
+        self.epoch.advance(offset, &self.bytes[..next], self.hasher);
         let mut position = self.target.position.clone();
         position.offset = offset;
         position.head = self.epoch.head;

@@ -161,7 +161,11 @@ impl FileSource {
     }
 
     /// Finds the inode of a position: at its path, where it was last, or under another name beside it.
-    fn find(&self, path: &Path, position: &Position) -> io::Result<Option<(PathBuf, Opened)>> {
+    pub(super) fn find(
+        &self,
+        path: &Path,
+        position: &Position,
+    ) -> io::Result<Option<(PathBuf, Opened)>> {
         let place = position.place.clone();
         let place = place.map(|place| PathBuf::from(OsString::from_vec(place)));
         let mut failure = None;

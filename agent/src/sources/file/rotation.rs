@@ -54,7 +54,14 @@ impl FileSource {
             last_line,
             now,
         };
-        self.reader.read(&mut epochs[at], &mut target)
+        let epoch = &mut epochs[at];
+        let was_unseen = epoch.head.bytes == 0;
+        let read = self.reader.read(epoch, &mut target);
+        if was_unseen && epoch.head.bytes > 0 && epoch.offset == 0 {
+            // The first line is not whole yet; by its beginning a copy of the file can be known.
+            self.note(id, out);
+        }
+        read
     }
 
     /// Counts what a read came to, and what follows from it.
@@ -160,6 +167,7 @@ impl FileSource {
         self.known.insert(key, next);
         self.open_files.push_back(next);
         self.attention.insert(id.lineage);
+        self.note(next, out);
         self.seek_copy(id, out);
     }
 
