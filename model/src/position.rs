@@ -34,13 +34,13 @@ const FLAG_MOVED: u8 = 2;
 pub struct Position {
     /// The path of the source whose lines these are.
     pub lineage: LineageId,
-    /// Counts the files that this path named one after the other, from 0.
+    /// Grows with each file that this path names.
     pub epoch: u32,
     /// The end of the last record that was taken.
     pub offset: u64,
     /// The inode.
     pub key: FileKey,
-    /// The file's first bytes, all before `offset`.
+    /// The file's first bytes, as far as they were seen.
     pub head: Guard,
     /// The bytes just before `offset`.
     pub tail: Guard,
