@@ -75,7 +75,7 @@ impl Peer {
                 return event;
             }
             let read = self.receive.read_chunk(usize::MAX, true);
-            let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+            let read = tokio::time::timeout(Duration::from_secs(20), read).await;
             let chunk = read.expect("an answer").unwrap().expect("an open stream");
             self.session.received(&chunk.bytes, Duration::ZERO).unwrap();
         }
@@ -315,4 +315,11 @@ async fn a_taken_port_is_named_with_what_to_do() {
     assert!(error.message.contains(&port), "{error}");
     assert!(error.message.contains("another process"), "{error}");
     aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_comes_too_slowly_is_cut_off() {
+    let mut begun = frame_header(61);
+    begun.extend([0; 10]);
+    check_stream(&begun, "too slowly").await;
 }

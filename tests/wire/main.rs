@@ -10,6 +10,8 @@ mod hostile;
 mod identity;
 mod joining;
 mod network;
+mod pressure;
+mod redirect;
 mod rig;
 
 use std::net::SocketAddr;

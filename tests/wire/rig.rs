@@ -26,13 +26,14 @@ use commitlog::batch::header::split_first;
 use commitlog::batch::records::Decompressor;
 use commitlog::id::{Offset, Timestamp, TopicPartition};
 use commitlog::log::partition::LogConfig;
+use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
 use commitlog::wire::ALPN;
 use commitlog::wire::message::Renewed;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long anything here may take. Far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,6 +58,7 @@ pub(crate) struct Aggregator {
     pub(crate) agents: Agents,
     pub(crate) broker: Broker,
     pub(crate) address: SocketAddr,
+    upkeep: DropGuard,
     threads: Option<SyncThreads>,
 }
 
@@ -70,6 +72,16 @@ impl Aggregator {
 
     /// One whose authority is another's.
     pub(crate) async fn start_with(dir: &Path, at: SocketAddr, authority: Authority) -> Aggregator {
+        Aggregator::start_on(Arc::new(Disk), dir, at, authority).await
+    }
+
+    /// One on another disk.
+    pub(crate) async fn start_on(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        at: SocketAddr,
+        authority: Authority,
+    ) -> Aggregator {
         let parts = Parts::real();
         let telemetry = Telemetry::new();
         let config = TopicsConfig {
@@ -79,18 +91,17 @@ impl Aggregator {
                 partitions: 4,
                 log: LogConfig::default(),
             },
-            disk_high_water_percent: 100,
+            disk_high_water_percent: 90,
         };
         let clock = Arc::clone(&parts.clock);
-        let topics = Topics::open(
-            config,
-            Arc::clone(&parts.storage),
-            clock,
-            parts.blocking,
-            telemetry.clone(),
-        )
-        .unwrap();
+        let topics =
+            Topics::open(config, storage, clock, parts.blocking, telemetry.clone()).unwrap();
         let threads = topics.start_sync_threads(&Health::default()).unwrap();
+        let upkeep = CancellationToken::new();
+        tokio::spawn({
+            let (topics, upkeep) = (topics.clone(), upkeep.clone());
+            async move { topics.run_maintenance(upkeep).await }
+        });
         let agents = Agents::new(Vec::new(), Arc::clone(&parts.clock), telemetry);
         let broker = Broker::new(BrokerParts {
             topics: topics.clone(),
@@ -114,6 +125,7 @@ impl Aggregator {
             agents,
             broker,
             address,
+            upkeep: upkeep.drop_guard(),
             threads: Some(threads),
         }
     }
@@ -121,6 +133,7 @@ impl Aggregator {
     /// Stops as a process does that is told to.
     pub(crate) async fn stop(mut self) {
         self.broker.shut_down().await;
+        self.upkeep.disarm().cancel();
         let threads = self.threads.take().unwrap();
         tokio::task::spawn_blocking(move || threads.join())
             .await

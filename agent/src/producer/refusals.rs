@@ -19,10 +19,10 @@ impl Refusals {
         }
     }
 
-    /// Logs a failed attempt unless it was the last thing said about `address`.
-    pub(super) fn report_failure(&self, address: &str, error: &str) {
-        if self.is_news(address, error) {
-            tracing::warn!(address, "no connection, trying again: {error}");
+    /// Logs what does not work, unless it was the last thing said about `what`.
+    pub(super) fn report_failure(&self, what: &str, error: &str) {
+        if self.is_news(what, error) {
+            tracing::warn!(what, "trying again: {error}");
         }
     }
 

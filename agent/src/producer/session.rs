@@ -478,9 +478,12 @@ impl Driver {
                 continue;
             }
             if self.named >= SESSION_PARTITIONS_MAX {
-                tracing::error!(
-                    %partition,
-                    "more than {SESSION_PARTITIONS_MAX} partitions: these wait; use fewer topics"
+                let refusals = &self.shared.producer.refusals;
+                refusals.report_failure(
+                    "partitions",
+                    &format!(
+                        "more than {SESSION_PARTITIONS_MAX}: the rest waits; use fewer topics"
+                    ),
                 );
                 break;
             }

@@ -22,7 +22,7 @@ pub(super) struct Intake {
     pub(super) id: TopicPartition,
     pub(super) partition: Arc<Partition>,
     pub(super) generation: Generation,
-    /// What was in the log before this session and is not yet known to be fsynced.
+    /// What was in the log before the session and is not yet known to be fsynced.
     pub(super) before: Option<(Offset, Sequence)>,
     /// Ends of batches that wait for their fsync, in order: offset in the log, next sequence.
     pending: Mutex<VecDeque<(Offset, Sequence)>>,

@@ -103,7 +103,7 @@ impl Shared {
         }
     }
 
-    /// A later epoch of this session's producer exists.
+    /// A later epoch of the session's producer exists.
     pub(super) fn fenced(&self) -> Verdict {
         let producer = self.guest.get().map(|guest| guest.producer);
         producer.map_or_else(
