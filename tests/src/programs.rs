@@ -81,9 +81,10 @@ fn build() -> Result<PathBuf> {
         "-p",
         "weir-tests",
     ]);
-    if folder.ends_with("release") {
-        command.arg("--release");
-    }
+    // Cargo names a profile's folder after the profile, except for the first of all.
+    let profile = folder.file_name().and_then(|name| name.to_str());
+    let profile = profile.filter(|name| *name != "debug").unwrap_or("dev");
+    command.args(["--profile", profile]);
     let built = command.output().context("run cargo build")?;
     if !built.status.success() {
         bail!(

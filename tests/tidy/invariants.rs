@@ -14,21 +14,27 @@ fn every_invariant_has_its_module_and_its_test() {
         "ARCHITECTURE.md numbers no invariant"
     );
     let mut offences = Vec::new();
-    for (number, paths) in &invariants {
-        if paths.is_empty() {
+    for (number, Invariant { modules, tests }) in &invariants {
+        if modules.is_empty() {
             offences.push(format!(
                 "I{number}: ARCHITECTURE.md names no module in `code` marks"
             ));
         }
-        for path in paths
+        for path in modules
             .iter()
             .filter(|path| !is_named_in(*number, path, &sources))
         {
             offences.push(format!("I{number} is not named in {path}"));
         }
-        let test = format!("fn i{number}_");
-        if !sources.iter().any(|source| source.text.contains(&test)) {
-            offences.push(format!("I{number} has no test `{test}…`"));
+        let own = format!("i{number}_");
+        if !tests.iter().any(|test| test.starts_with(&own)) {
+            offences.push(format!("I{number}: ARCHITECTURE.md names no test `{own}…`"));
+        }
+        for test in tests {
+            let declared = format!("fn {test}(");
+            if !sources.iter().any(|source| source.text.contains(&declared)) {
+                offences.push(format!("I{number}: there is no test {test}"));
+            }
         }
     }
     assert_none("an invariant without a place is a wish", &offences);
@@ -44,31 +50,44 @@ fn the_numbers_have_no_gap() {
     );
 }
 
-/// Number → the modules its line in the map names in code marks.
-fn invariants(map: &str) -> BTreeMap<u32, Vec<String>> {
-    map.lines()
-        .filter_map(|line| Some((number_of(line)?, modules_in(line))))
-        .collect()
+/// What the map says of an invariant.
+#[derive(Debug, PartialEq, Eq)]
+struct Invariant {
+    /// The files and folders of the column "kept by".
+    modules: Vec<String>,
+    /// The tests of the column "proved by".
+    tests: Vec<String>,
 }
 
-/// The number of a line that states an invariant: `- **I4** …`, `| I4 | …`, `**I4.** …`.
-fn number_of(line: &str) -> Option<u32> {
-    let stated = line.trim_start_matches(['-', '|', '*', ' ', '`']);
-    let rest = stated.strip_prefix('I')?;
-    let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
-    rest[..digits].parse().ok()
-}
-
-/// The words in code marks that are paths; in a table, those of the column "kept by".
-fn modules_in(line: &str) -> Vec<String> {
-    let line = if line.starts_with('|') {
-        line.split('|').nth(3).unwrap_or(line)
-    } else {
-        line
+/// The rows of the map's table: number, what holds, kept by, proved by.
+fn invariants(map: &str) -> BTreeMap<u32, Invariant> {
+    let read = |line: &str| {
+        let number = number_of(line)?;
+        let column = |at| marked(line.split('|').nth(at).unwrap_or_default());
+        Some((
+            number,
+            Invariant {
+                modules: column(3),
+                tests: column(4),
+            },
+        ))
     };
-    let marked = line.split('`').skip(1).step_by(2);
-    let is_path = |word: &&str| word.contains('/') && !word.contains(' ') && !word.contains('*');
-    marked.filter(is_path).map(str::to_owned).collect()
+    map.lines().filter_map(read).collect()
+}
+
+/// The number of a row: `| I4 | …`.
+fn number_of(line: &str) -> Option<u32> {
+    let (name, _) = line.strip_prefix("| I")?.split_once(" |")?;
+    name.parse().ok()
+}
+
+/// The words in code marks.
+fn marked(text: &str) -> Vec<String> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether the file, or a file of the folder, says `I4`.
@@ -86,13 +105,19 @@ fn is_named_in(number: u32, path: &str, sources: &[Source]) -> bool {
 }
 
 #[test]
-fn an_invariants_line_is_read_in_each_form() {
-    let map = "# Invariants\n\n- **I1** dense: `commitlog/src/log/`, `a b/c`\n\
-               | I2 | of `a/b` | `commitlog/src/wire/broker.rs` | `c/d` |\nI know nothing\n**I3.** x\n";
+fn the_rows_of_the_table_are_read() {
+    let map = "| | what | kept by | proved by |\n| I2 | of `a/b` | `c/d.rs`, `e/` | `i2_holds` |\n\
+               I know nothing\n| I3 | x | y | z |\n";
+    let invariant = |modules: &[&str], tests: &[&str]| {
+        let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        Invariant {
+            modules: owned(modules),
+            tests: owned(tests),
+        }
+    };
     let expected = [
-        (1, vec!["commitlog/src/log/".to_owned()]),
-        (2, vec!["commitlog/src/wire/broker.rs".to_owned()]),
-        (3, vec![]),
+        (2, invariant(&["c/d.rs", "e/"], &["i2_holds"])),
+        (3, invariant(&[], &[])),
     ];
     assert_eq!(invariants(map), BTreeMap::from(expected));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use weir_tests::agent::{Agent, AgentOptions};
 use weir_tests::aggregator::{Aggregator, AggregatorOptions};
-use weir_tests::api::{Api, metric_in};
+use weir_tests::api::{Api, Fetch, metric_in};
 use weir_tests::condition::{Seen, wait};
 use weir_tests::process::Usage;
 use weir_tests::world::{Logs, World, free_loopback};
@@ -65,14 +65,20 @@ impl Stage {
         })
     }
 
-    /// Waits until so many records are durable; the moment it was seen.
+    /// Waits until so many records are durable; the moment it was seen. One long poll for the last
+    /// of them: asking again and again would be work that the aggregator is charged with.
     pub(crate) fn await_durable(&self, records: u64) -> Result<Instant> {
         wait("all records durable", MEASURE_MAX, || {
-            let durable = self.api.durable_records("logs")?;
-            Ok(if durable >= records {
+            let last = Fetch {
+                from: records - 1,
+                bytes_max: 1,
+                wait_ms: 20_000,
+            };
+            let (_, next) = self.api.batches("logs", 0, last)?;
+            Ok(if next >= records {
                 Seen::Yes(Instant::now())
             } else {
-                Seen::no(durable)
+                Seen::no(next)
             })
         })
     }
