@@ -14,7 +14,7 @@ use commitlog::batch::header::{BatchHeader, Producer, patch, verify};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
 use commitlog::wire::broker::{BrokerEvent, BrokerSession};
 use commitlog::wire::control::Liveness;
-use commitlog::wire::message::{Hello, Hints, Opened, Progress, Slot};
+use commitlog::wire::message::{Ack, Hello, HelloAck, Hints, Opened, Progress, Slot, ToProducer};
 use commitlog::wire::producer::{ProducerEvent, ProducerSession};
 use commitlog::wire::resume::{Resume, Sendable, resume};
 
@@ -31,6 +31,20 @@ fn producer_id() -> ProducerId {
 
 fn partition(number: usize) -> TopicPartition {
     format!("logs-{number}").parse().unwrap()
+}
+
+fn hello(partitions: usize) -> Hello {
+    Hello {
+        versions: 1..=1,
+        producer: producer_id(),
+        epoch: ProducerEpoch::ZERO,
+        replaces: None,
+        host: String::new(),
+        machine_id: String::new(),
+        boot_id: String::new(),
+        agent_version: String::new(),
+        partitions: (0..partitions).map(partition).collect(),
+    }
 }
 
 /// What an agent keeps of a partition.
@@ -148,17 +162,7 @@ impl Rig {
 
     /// One connection, until everything is freed or it is cut.
     fn connect(&mut self) -> Result<(), Cut> {
-        let hello = Hello {
-            versions: 1..=1,
-            producer: producer_id(),
-            epoch: ProducerEpoch::ZERO,
-            replaces: None,
-            host: String::new(),
-            machine_id: String::new(),
-            boot_id: String::new(),
-            agent_version: String::new(),
-            partitions: (0..PARTITIONS).map(partition).collect(),
-        };
+        let hello = hello(PARTITIONS);
         let mut agent = ProducerSession::new(hello, Liveness::Transport, NOW).unwrap();
         let mut broker = BrokerSession::new(Liveness::Transport, NOW);
         self.begun.clear();
@@ -335,4 +339,91 @@ fn connections_that_are_cut_again_and_again_come_to_an_end() {
         }
         rig.check(&format!("seed {seed}"));
     }
+}
+
+/// A session whose slot 0 was started at the spool's beginning, with one batch sent.
+fn started() -> (ProducerSession, Spool) {
+    let spool = spool(0);
+    let hello = hello(1);
+    let mut session = ProducerSession::new(hello, Liveness::Session, NOW).unwrap();
+    let ack = ToProducer::HelloAck(HelloAck {
+        version: 1,
+        producer: producer_id(),
+        partitions: vec![Opened::Accepted {
+            progress: None,
+            credit: WINDOW,
+        }],
+        hints: Hints::default(),
+    });
+    hear(&mut session, &ack).unwrap();
+    session.start(Slot(0), spool.start, spool.start).unwrap();
+    session.send(Slot(0), &header(&spool.batches[0])).unwrap();
+    while session.event().is_some() {}
+    (session, spool)
+}
+
+fn hear(session: &mut ProducerSession, message: &ToProducer) -> commitlog::error::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    session.received(&bytes, NOW)
+}
+
+#[test]
+fn i30_an_aggregator_cannot_acknowledge_what_was_not_sent() {
+    let first = Sequence::of_spool_offset(spool(0).start);
+    let check = |appended: u32, durable: u32, slot: u32, believed: bool| {
+        let (mut session, spool) = started();
+        let ack = Ack {
+            slot: Slot(slot),
+            appended: first.plus(appended),
+            durable: first.plus(durable),
+        };
+        let heard = hear(&mut session, &ToProducer::Ack(vec![ack]));
+        assert_eq!(heard.is_ok(), believed, "{ack:?}");
+        let freed = session.event();
+        let expected = (believed && durable > 0)
+            .then(|| ProducerEvent::Durable(Slot(0), spool.start.plus(durable)));
+        assert_eq!(freed, expected, "{ack:?}");
+    };
+    check(RECORDS, RECORDS, 0, true);
+    check(RECORDS, 0, 0, true);
+    check(0, 0, 0, true);
+    check(RECORDS + 1, RECORDS, 0, false);
+    check(RECORDS, RECORDS + 1, 0, false);
+    check(0, RECORDS, 0, false);
+    check(u32::MAX >> 1, 0, 0, false);
+    check(RECORDS, RECORDS, 1, false);
+}
+
+#[test]
+fn nothing_is_sent_past_the_credit_or_out_of_turn() {
+    let (mut session, spool) = started();
+    let third = header(&spool.batches[2]);
+    assert!(session.send(Slot(0), &third).is_err(), "the second is next");
+    let mut sent = 1;
+    while session.send(Slot(0), &header(&spool.batches[sent])).is_ok() {
+        sent += 1;
+    }
+    let bytes: usize = spool.batches[..=sent].iter().map(Vec::len).sum();
+    assert!(bytes as u64 > WINDOW, "{sent} batches fit the credit");
+}
+
+#[test]
+fn a_silent_peer_is_pinged_and_then_left_where_the_transport_does_not() {
+    let seconds = Duration::from_secs;
+    let (mut session, _) = started();
+    session.output(NOW);
+    session.turn(seconds(4)).unwrap();
+    assert!(session.output(seconds(4)).is_empty());
+    session.turn(seconds(5)).unwrap();
+    assert!(!session.output(seconds(5)).is_empty(), "a ping");
+    session.turn(seconds(15)).unwrap();
+    session.heard(seconds(15));
+    session.turn(seconds(30)).unwrap();
+    let error = session.turn(seconds(31)).unwrap_err();
+    assert!(error.message.contains("silent for 16 s"), "{error}");
+
+    let mut broker = BrokerSession::new(Liveness::Transport, NOW);
+    broker.turn(seconds(3600)).unwrap();
+    assert!(broker.output(seconds(3600)).unwrap().is_empty());
 }

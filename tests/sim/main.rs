@@ -1,7 +1,8 @@
 //! The whole in one thread: agents and an aggregator, real QUIC and TLS over a simulated network, disks
 //! that fail; one seed decides everything and replays it.
 //!
-//! `WEIR_SIM_SEED=N` runs that seed alone and says what befell it.
+//! `WEIR_SIM_SEED=N` runs that seed alone and says what befell it; `WEIR_SIM_SEEDS=N` runs so many, from
+//! `WEIR_SIM_FIRST_SEED` on (`weir-bench sim` sets both).
 
 mod hosts;
 mod network;
@@ -14,8 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs seeds on as many threads as there are cores; names the ones that fail.
 fn run_all(seeds: std::ops::Range<u64>, check: impl Fn(u64) -> Result<(), String> + Sync) {
-    if let Ok(seed) = std::env::var("WEIR_SIM_SEED") {
-        let seed: u64 = seed.parse().expect("WEIR_SIM_SEED is a number");
+    if let Some(seed) = number_of("WEIR_SIM_SEED") {
         if let Err(error) = check(seed) {
             panic!("seed {seed}: {error}");
         }
@@ -54,9 +54,20 @@ fn run_all(seeds: std::ops::Range<u64>, check: impl Fn(u64) -> Result<(), String
     );
 }
 
+fn number_of(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number")),
+    )
+}
+
 #[test]
-fn every_line_arrives_once_and_in_order_whatever_happens() {
-    run_all(0..100, |seed| {
+fn all_seeds_deliver_every_line_once_and_in_order() {
+    let first = number_of("WEIR_SIM_FIRST_SEED").unwrap_or(0);
+    let count = number_of("WEIR_SIM_SEEDS").unwrap_or(100);
+    run_all(first..first + count, |seed| {
         world::run(seed).map(|report| {
             if std::env::var_os("WEIR_SIM_SEED").is_some() {
                 println!("{report:#?}");

@@ -1,6 +1,9 @@
 //! One connection per producer. A newer connection of the same producer takes over: the older one is
 //! stopped, and the newer is answered only when nothing of the older can reach a log any more. So what
 //! a session is told at its start is what it builds on.
+//!
+//! Invariant **I29**: once a newer connection of a producer is answered, nothing of an older one reaches
+//! a log.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,7 +124,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_newer_connection_waits_until_the_older_has_left() {
+    async fn i29_a_newer_connection_waits_until_the_older_has_left() {
         let fence = Fence::default();
         let (id, epoch) = (ProducerId::new(7).unwrap(), ProducerEpoch::ZERO);
         let (a, b): (AgentId, AgentId) = ("a".parse().unwrap(), "b".parse().unwrap());

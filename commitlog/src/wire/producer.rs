@@ -4,8 +4,9 @@
 //! [`ProducerSession::allowance`], reads that much of the spool, notes it with [`ProducerSession::send`]
 //! and writes it to the slot's stream.
 //!
-//! Invariants: what is sent of a slot has no holes and never passes its credit; an acknowledgement is
-//! believed only within what was sent; offsets of the spool go in and come out, sequences stay inside.
+//! Invariants: what is sent of a slot has no holes and never passes its credit; offsets of the spool go in
+//! and come out, sequences stay inside. **I30**: an acknowledgement is believed only within what was sent,
+//! so an aggregator cannot make an agent free anything else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
