@@ -30,9 +30,10 @@ pub const DISK_CHECK_INTERVAL_MS: i64 = 1_000;
 /// How often retention runs over all partitions.
 pub const RETENTION_INTERVAL_MS: i64 = 60_000;
 
-/// Threads that sync partitions. Two keep two fsyncs in flight, which a journalling file system
-/// commits together; more only wait for the same journal.
-pub const SYNC_THREADS: usize = 2;
+/// Threads that sync partitions. A journalling file system commits fsyncs together that come together:
+/// 1,000 dirty partitions were durable in 1.6 s with eight threads and in 5.1 s with two, on two busy
+/// cores. An idle thread costs nothing.
+pub const SYNC_THREADS: usize = 8;
 
 /// Threads that open partitions at start and close them at the end; each waits for the disk most of
 /// the time.
@@ -166,6 +167,10 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Connected agents. Each costs about 50 KiB.
 pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// QUIC: the largest datagram taken: what agents probe for, a jumbo frame's payload. quinn reserves 64
+/// of them in 32 buffers, of which the kernel fills 64 KiB each: 2 MiB become resident.
+pub const QUIC_DATAGRAM_BYTES_MAX: u16 = 8952;
 
 /// QUIC: unread bytes of one connection, out-of-order ones included.
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
