@@ -104,6 +104,7 @@ enum State {
 #[derive(Debug)]
 struct OutSlot {
     partition: TopicPartition,
+    answered: bool,
     credit: u64,
     sent_bytes: u64,
     run: Option<Standing>,
@@ -150,6 +151,7 @@ impl ProducerSession {
         }
         self.slots.push(OutSlot {
             partition: partition.clone(),
+            answered: false,
             credit: 0,
             sent_bytes: 0,
             run: None,
@@ -364,7 +366,7 @@ impl ProducerSession {
 
     fn opened(&mut self, slot: Slot, opened: Opened) -> Result<()> {
         let it = self.slot_mut(slot)?;
-        if it.run.is_some() {
+        if std::mem::replace(&mut it.answered, true) {
             return Err(Error::input(format!("slot {} was opened twice", slot.0)));
         }
         let event = match opened {
