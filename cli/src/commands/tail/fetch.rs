@@ -36,9 +36,9 @@ pub(super) enum Event {
     /// The next records of a partition.
     Chunk(u32, Chunk),
     /// The server is away; it is tried until it is back.
-    Lost(u32, Failure),
+    Lost(Failure),
     /// The server is back.
-    Back(u32),
+    Back,
     /// It ends here.
     Failed(anyhow::Error),
 }
@@ -99,7 +99,7 @@ impl Fetch {
         loop {
             let event = match self.fetch(from, POLL_WAIT).await {
                 Ok(chunk) => {
-                    if lost && events.send(Event::Back(self.partition)).await.is_err() {
+                    if lost && events.send(Event::Back).await.is_err() {
                         return;
                     }
                     lost = false;
@@ -110,7 +110,7 @@ impl Fetch {
                     Ok(failure) if failure.kind == FailureKind::Unreachable => {
                         sleep(RECONNECT_PAUSE).await;
                         lost = true;
-                        Event::Lost(self.partition, failure)
+                        Event::Lost(failure)
                     }
                     Ok(failure) => Event::Failed(failure.into()),
                     Err(error) => Event::Failed(error),

@@ -239,8 +239,8 @@ impl Tail {
                     });
                     printer.print_chunk(partition, cursor, chunk)?;
                 }
-                Ok(Some(Event::Lost(partition, failure))) => printer.tell_lost(partition, &failure),
-                Ok(Some(Event::Back(partition))) => printer.tell_back(partition),
+                Ok(Some(Event::Lost(failure))) => printer.tell_lost(&failure),
+                Ok(Some(Event::Back)) => printer.tell_back(),
                 Ok(Some(Event::Failed(error))) => return Err(error),
                 Ok(None) => bail!("nothing is followed any more"),
             }

@@ -1,7 +1,7 @@
 //! Merges the partitions by the records' times and writes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -47,7 +47,8 @@ pub(super) struct Printer {
     quota: Quota,
     missing: u64,
     progress: ProgressBar,
-    lost: BTreeSet<u32>,
+    /// The server is away, and that has been said.
+    lost: bool,
 }
 
 impl Lane {
@@ -122,7 +123,7 @@ impl Printer {
             quota,
             missing: 0,
             progress: progress(target, quota.expected)?,
-            lost: BTreeSet::new(),
+            lost: false,
         })
     }
 
@@ -191,17 +192,16 @@ impl Printer {
                 .intersects(PollFlags::ERR | PollFlags::HUP)
     }
 
-    /// A partition's server went away.
-    pub(super) fn tell_lost(&mut self, partition: u32, failure: &Failure) {
-        if self.lost.is_empty() {
+    /// The server went away.
+    pub(super) fn tell_lost(&mut self, failure: &Failure) {
+        if !std::mem::replace(&mut self.lost, true) {
             self.tell(&format!("{failure}; trying until it is back"));
         }
-        self.lost.insert(partition);
     }
 
-    /// A partition's server is back.
-    pub(super) fn tell_back(&mut self, partition: u32) {
-        if self.lost.remove(&partition) && self.lost.is_empty() {
+    /// The server is back: one partition has an answer, the others will.
+    pub(super) fn tell_back(&mut self) {
+        if std::mem::take(&mut self.lost) {
             self.tell("connected again, nothing is skipped");
         }
     }

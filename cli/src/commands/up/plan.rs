@@ -115,3 +115,58 @@ fn glob(path: &Path) -> Glob {
         span: Span::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(arguments: &[&str]) -> Plan {
+        let options = Up::try_parse_from([&["up"], arguments].concat()).unwrap();
+        Plan::make(&options).unwrap()
+    }
+
+    fn patterns(globs: &[Glob]) -> Vec<&str> {
+        globs.iter().map(|glob| glob.pattern.as_str()).collect()
+    }
+
+    #[test]
+    fn both_sides_agree_on_address_directory_and_topic() {
+        let plan = plan(&["--data-dir", "/data", "--listen", "0.0.0.0:1234"]);
+        assert_eq!(plan.aggregator.data_dir, Path::new("/data"));
+        assert_eq!(plan.agent.agent.data_dir, Path::new("/data/agent"));
+        assert_eq!(plan.agent.ship.to[0].to_string(), "127.0.0.1:1234");
+        let topic = &plan.agent.logs["up"].topic;
+        assert!(plan.aggregator.topics.contains_key(topic));
+    }
+
+    #[test]
+    fn what_weir_keeps_is_not_followed() {
+        for arguments in [
+            &["--data-dir", "/var/log/weir"][..],
+            &["--data-dir", "/var/log/weir", "--logs", "/x/**"],
+        ] {
+            let plan = plan(arguments);
+            let exclude = patterns(&plan.agent.logs["up"].exclude);
+            assert!(exclude.contains(&"/var/log/weir/**"), "{exclude:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_the_shell_made_of_a_pattern_is_taken_whole() {
+        let plan = plan(&[
+            "--logs",
+            "/a/1.log",
+            "/a/2.log",
+            "--data-dir",
+            "/data",
+            "--logs",
+            "/b",
+        ]);
+        assert_eq!(
+            patterns(&plan.agent.logs["up"].files),
+            ["/a/1.log", "/a/2.log", "/b"]
+        );
+    }
+}

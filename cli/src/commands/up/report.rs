@@ -105,3 +105,40 @@ fn why(file: &Path, error: &io::Error) -> String {
 fn path(path: &Path) -> String {
     shown(path.as_os_str().as_encoded_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn the_report_names_files_directory_addresses_and_what_to_try() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let followed = Survey {
+            readable: (0..6)
+                .map(|n| PathBuf::from(format!("/var/log/{n}.log")))
+                .collect(),
+            unreadable: vec![("/var/log/\u{1b}[2J".into(), denied())],
+        };
+        let report = Report {
+            data_dir: Path::new("/data"),
+            followed: &followed,
+            agents: "0.0.0.0:9347".parse().unwrap(),
+            http: "127.0.0.1:9348".parse().unwrap(),
+        };
+        let told = report.to_string();
+        let wanted = [
+            "  follows   6 files\n            /var/log/0.log\n",
+            "            and 2 more\n",
+            "  skips     1 that this user may not read\n            /var/log/\\x1b[2J\n",
+            "  keeps     /data\n",
+            "  listens   0.0.0.0:9347 for agents\n            http://127.0.0.1:9348 for",
+            "\n  weir tail logs --follow  ",
+            "\n  weir token create  ",
+        ];
+        for part in wanted {
+            assert!(told.contains(part), "{part:?} is not in:\n{told}");
+        }
+    }
+}
