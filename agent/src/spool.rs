@@ -24,10 +24,12 @@ mod meta;
 mod open;
 mod partition;
 pub mod positions;
+mod recent;
 mod sync;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +120,7 @@ struct Inner {
     signal: Signal,
     changed: watch::Sender<u64>,
     hints: watch::Sender<Duration>,
+    unsynced_bytes: Arc<AtomicUsize>,
     /// Told when there may be room again.
     on_room: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     _lock: Lock,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex};
 
 use commitlog::batch::header::BatchHeader;
@@ -57,7 +58,15 @@ impl Spool {
             .map_err(|error| Error::input(format!("the data directory is in use: {error}")))?;
         let mut report = SpoolReport::default();
         let snapshot = newest_snapshot(&*storage, &dir, &mut report);
-        let partitions = open_partitions(&storage, &config, &dir, &clock)?;
+        let unsynced_bytes = Arc::new(AtomicUsize::new(0));
+        let logs = Logs {
+            storage: &storage,
+            config: &config,
+            dir: &dir,
+            clock: &clock,
+            unsynced_bytes: &unsynced_bytes,
+        };
+        let partitions = logs.open_all()?;
         let found = load_meta(&*storage, &dir, snapshot.as_ref(), &partitions, &mut report);
         let fresh = found.is_none();
         let meta = found.unwrap_or_else(|| {
@@ -92,6 +101,7 @@ impl Spool {
                 },
                 changed: watch::Sender::new(0),
                 hints: watch::Sender::new(LINGER_DEFAULT),
+                unsynced_bytes,
                 on_room: Mutex::new(None),
                 _lock: lock,
             }),
@@ -106,55 +116,61 @@ impl Spool {
 
     /// Opens the log of a partition that is not open yet.
     pub(super) fn open_partition(&self, name: &TopicPartition) -> Result<Partition> {
-        open_one(
-            &self.inner.storage,
-            &self.inner.config,
-            &self.inner.dir,
-            name,
-            &self.inner.clock,
-        )
-    }
-}
-
-fn open_partitions(
-    storage: &Arc<dyn Storage>,
-    config: &SpoolConfig,
-    dir: &Path,
-    clock: &Clock,
-) -> Result<BTreeMap<TopicPartition, Arc<Partition>>> {
-    let entries = storage
-        .list(dir)
-        .map_err(|error| Error::io(format!("list {}", dir.display()), error))?;
-    let mut partitions = BTreeMap::new();
-    for entry in entries {
-        let name = entry.name.to_str().and_then(|name| name.parse().ok());
-        let (EntryKind::Directory, Some(name)) = (entry.kind, name) else {
-            continue;
+        let inner = &self.inner;
+        let logs = Logs {
+            storage: &inner.storage,
+            config: &inner.config,
+            dir: &inner.dir,
+            clock: &inner.clock,
+            unsynced_bytes: &inner.unsynced_bytes,
         };
-        let partition = open_one(storage, config, dir, &name, clock)?;
-        partitions.insert(name, Arc::new(partition));
+        logs.open(name)
     }
-    Ok(partitions)
 }
 
-fn open_one(
-    storage: &Arc<dyn Storage>,
-    config: &SpoolConfig,
-    dir: &Path,
-    name: &TopicPartition,
-    clock: &Clock,
-) -> Result<Partition> {
-    let place = Place {
-        storage: Arc::clone(storage),
-        dir: dir.join(name.to_string()),
-        config: LogConfig {
-            segment_bytes_max: config.segment_bytes,
-            retention_bytes: None,
-            retention_ms: None,
-            ..LogConfig::default()
-        },
-    };
-    Partition::open(place, clock())
+/// What all logs of a spool share.
+struct Logs<'a> {
+    storage: &'a Arc<dyn Storage>,
+    config: &'a SpoolConfig,
+    dir: &'a Path,
+    clock: &'a Clock,
+    unsynced_bytes: &'a Arc<AtomicUsize>,
+}
+
+impl Logs<'_> {
+    /// Opens those that there are.
+    fn open_all(&self) -> Result<BTreeMap<TopicPartition, Arc<Partition>>> {
+        let entries = self
+            .storage
+            .list(self.dir)
+            .map_err(|error| Error::io(format!("list {}", self.dir.display()), error))?;
+        let mut partitions = BTreeMap::new();
+        for entry in entries {
+            let name = entry.name.to_str().and_then(|name| name.parse().ok());
+            let (EntryKind::Directory, Some(name)) = (entry.kind, name) else {
+                continue;
+            };
+            let partition = self.open(&name)?;
+            partitions.insert(name, Arc::new(partition));
+        }
+        Ok(partitions)
+    }
+
+    /// Opens one, making it where there is none.
+    fn open(&self, name: &TopicPartition) -> Result<Partition> {
+        let place = Place {
+            storage: Arc::clone(self.storage),
+            dir: self.dir.join(name.to_string()),
+            config: LogConfig {
+                segment_bytes_max: self.config.segment_bytes,
+                retention_bytes: None,
+                retention_ms: None,
+                ..LogConfig::default()
+            },
+            unsynced_bytes: Arc::clone(self.unsynced_bytes),
+        };
+        Partition::open(place, (self.clock)())
+    }
 }
 
 /// The newest snapshot that is whole.

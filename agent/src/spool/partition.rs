@@ -1,5 +1,5 @@
-//! One destination's part of the spool: its log, the batches that are not yet fsynced, and the account
-//! of what is acknowledged.
+//! One destination's part of the spool: its log, its last batches, and the account of what is
+//! acknowledged.
 //!
 //! A log whose write or fsync failed is opened again: it ends at what was durable, and the batches
 //! after that are appended anew from memory, at the same offsets. So a failing disk costs time, never
@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -17,14 +18,17 @@ use commitlog::log::partition::{LogConfig, Outcome, PartitionLog, SyncDone, Sync
 use commitlog::log::reader::{LogReader, Until};
 use commitlog::storage::Storage;
 
+use super::recent::Recent;
 use super::{Fill, SpoolRange, Taken, lock};
-use crate::limits::{SPOOL_MARK_BYTES, SPOOL_UNSYNCED_BYTES_MAX};
+use crate::limits::SPOOL_MARK_BYTES;
 
 /// What opening a log takes.
 pub(crate) struct Place {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) dir: PathBuf,
     pub(crate) config: LogConfig,
+    /// Shared by all partitions of a spool.
+    pub(crate) unsynced_bytes: Arc<AtomicUsize>,
 }
 
 /// Whose batches these are to aggregators.
@@ -45,9 +49,7 @@ struct Held {
     reader: LogReader,
     end: Offset,
     durable_end: Offset,
-    /// Written, not fsynced.
-    unsynced: VecDeque<(Offset, Bytes)>,
-    unsynced_bytes: usize,
+    recent: Recent,
     acknowledged: Offset,
     /// The ends of runs of unacknowledged batches, with the bytes of each run.
     marks: VecDeque<(Offset, u64)>,
@@ -66,6 +68,17 @@ impl Owner {
             epoch: self.epoch,
             base_sequence: Sequence::of_spool_offset(offset),
         }
+    }
+
+    /// The same for a batch that others may read too.
+    fn own(self, batch: Bytes) -> Result<Bytes> {
+        let header = BatchHeader::parse(&batch)?;
+        if header.producer == Some(self.producer(header.base_offset)) {
+            return Ok(batch);
+        }
+        let mut batch = batch.to_vec();
+        self.stamp(&mut batch, header.base_offset)?;
+        Ok(Bytes::from(batch))
     }
 
     /// Gives the batch at `offset` to this owner, unless it is his.
@@ -88,8 +101,7 @@ impl Partition {
             reader: log.reader(),
             end,
             durable_end: log.durable_end(),
-            unsynced: VecDeque::new(),
-            unsynced_bytes: 0,
+            recent: Recent::new(place.unsynced_bytes.clone()),
             acknowledged: start,
             marks: VecDeque::from_iter((start < end).then_some((end, disk_bytes))),
             unacknowledged_bytes: if start < end { disk_bytes } else { 0 },
@@ -130,18 +142,24 @@ impl Partition {
             if from >= held.durable_end {
                 return Ok(Vec::new());
             }
+            if let Some(batches) = held.recent.read(from, bytes_max) {
+                drop(held);
+                return batches.into_iter().map(|batch| owner.own(batch)).collect();
+            }
             held.reader.clone()
         };
-        let mut rest = reader.read(from, bytes_max, Until::Durable)?.batches;
-        let mut batches = Vec::new();
-        while !rest.is_empty() {
-            let header = BatchHeader::parse(&rest)?;
-            let mut batch = rest;
-            rest = batch.split_off(header.total_bytes().min(batch.len()));
-            owner.stamp(&mut batch, header.base_offset)?;
-            batches.push(Bytes::from(batch));
+        let mut bytes = reader.read(from, bytes_max, Until::Durable)?.batches;
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let header = BatchHeader::parse(&bytes[at..])?;
+            let end = (at + header.total_bytes()).min(bytes.len());
+            owner.stamp(&mut bytes[at..end], header.base_offset)?;
+            ends.push(at..end);
+            at = end;
         }
-        Ok(batches)
+        let bytes = Bytes::from(bytes);
+        Ok(ends.into_iter().map(|range| bytes.slice(range)).collect())
     }
 
     /// Replays what is written from `from` on, in pieces of about `bytes_max`.
@@ -182,7 +200,7 @@ impl Partition {
         then: impl FnOnce(),
     ) -> Result<Taken> {
         let mut held = self.held();
-        if held.unsynced_bytes >= SPOOL_UNSYNCED_BYTES_MAX {
+        if held.recent.is_full() {
             return Ok(Taken::Wait);
         }
         let Some(log) = &mut held.log else {
@@ -204,9 +222,7 @@ impl Partition {
         held.disk_bytes = held.log.as_ref().map_or(0, PartitionLog::bytes);
         held.end = appended.next_offset;
         held.account(appended.next_offset, bytes.len() as u64);
-        held.unsynced_bytes += bytes.len();
-        held.unsynced
-            .push_back((appended.base_offset, Bytes::from(bytes)));
+        held.recent.push(appended.base_offset, Bytes::from(bytes));
         then();
         Ok(Taken::Yes)
     }
@@ -219,6 +235,7 @@ impl Partition {
             return false;
         }
         held.acknowledged = upto;
+        held.recent.forget_before(upto);
         while let Some(&(end, bytes)) = held.marks.front() {
             if end > upto {
                 break;
@@ -269,7 +286,7 @@ impl Partition {
         }
         let end = log.end();
         held.durable(end);
-        for (base, batch) in &held.unsynced {
+        for (base, batch) in held.recent.unsynced() {
             debug_assert_eq!(*base, log.end());
             log.append(&mut batch.to_vec(), now)?;
         }
@@ -349,13 +366,7 @@ impl Held {
 
     fn durable(&mut self, end: Offset) {
         self.durable_end = end;
-        while let Some((base, batch)) = self.unsynced.front() {
-            if *base >= end {
-                break;
-            }
-            self.unsynced_bytes -= batch.len();
-            self.unsynced.pop_front();
-        }
+        self.recent.synced_before(end);
     }
 
     /// A write failed: a full disk is waited for, a broken log is opened again.
