@@ -19,8 +19,9 @@ use tokio_rustls::client::TlsStream;
 use super::Identity;
 use super::transport::{ByteStream, Transport};
 use crate::limits::{
-    CONNECT_ADDRESSES_MAX, CONNECT_MAX, CONNECT_STAGGER, QUIC_IDLE_MAX, QUIC_KEEP_ALIVE,
-    QUIC_RECEIVE_WINDOW_BYTES, QUIC_SEND_WINDOW_BYTES, TCP_AFTER,
+    CONNECT_ADDRESSES_MAX, CONNECT_MAX, CONNECT_STAGGER, QUIC_AFTER_TCP_FAILED,
+    QUIC_DATAGRAM_BYTES_MAX, QUIC_IDLE_MAX, QUIC_KEEP_ALIVE, QUIC_RECEIVE_WINDOW_BYTES,
+    QUIC_SEND_WINDOW_BYTES, TCP_AFTER,
 };
 
 /// A connection to an aggregator, authenticated on its side.
@@ -151,7 +152,11 @@ impl Dialer {
             },
             result = &mut tcp => match result {
                 Ok(link) => Ok(link),
-                Err(tcp_error) => quic.await.map_err(|quic_error| both(&quic_error, &tcp_error)),
+                // A host that refuses TCP does not listen at all; UDP has no way to say so.
+                Err(tcp_error) => match timeout(QUIC_AFTER_TCP_FAILED, quic).await {
+                    Ok(result) => result.map_err(|quic_error| both(&quic_error, &tcp_error)),
+                    Err(_) => Err(tcp_error),
+                },
             },
         }
     }
@@ -240,11 +245,14 @@ fn explain(error: &quinn::ConnectionError) -> String {
     }
 }
 
-/// CUBIC, path MTU discovery and segmentation offload are quinn's defaults and stay; 0-RTT stays off.
+/// CUBIC and segmentation offload are quinn's defaults and stay; 0-RTT stays off.
 fn transport_parameters() -> quinn::TransportConfig {
     let mut parameters = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).expect("15 s fit a varint of ms");
+    let mut path_mtu = quinn::MtuDiscoveryConfig::default();
+    path_mtu.upper_bound(QUIC_DATAGRAM_BYTES_MAX);
     parameters
+        .mtu_discovery_config(Some(path_mtu))
         .keep_alive_interval(Some(QUIC_KEEP_ALIVE))
         .max_idle_timeout(Some(idle))
         .send_window(QUIC_SEND_WINDOW_BYTES)

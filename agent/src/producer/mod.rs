@@ -269,6 +269,10 @@ impl Course {
                     // The handshake passed and data did not: a path that drops large or many datagrams.
                     self.dialer.avoid_quic(address);
                 }
+                if outcome.made_progress {
+                    // A blip: elsewhere, what is under way would be appended a second time.
+                    return Duration::ZERO;
+                }
                 self.next_turn()
             }
             End::By(ending) => self.ended_by(address, ending),

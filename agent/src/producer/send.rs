@@ -93,8 +93,12 @@ impl Sender {
             let batches = self.read(allowance, priority).await?;
             match self.send_all(batches).await? {
                 Sent::Some => {}
+                Sent::None if self.state.stopped.load(Ordering::Relaxed) => {}
                 Sent::None => self.state.wake.notified().await,
-                Sent::Hole => return Ok(Ended::Hole),
+                Sent::Hole(to) => {
+                    let partition = self.state.partition.clone();
+                    return Ok(Ended::Hole(Hole { partition, to }));
+                }
             }
         }
     }
@@ -121,11 +125,14 @@ impl Sender {
             let header = BatchHeader::parse(&batch).map_err(|error| error.message)?;
             {
                 let mut session = self.shared.session();
+                if self.state.stopped.load(Ordering::Relaxed) {
+                    return Ok(sent);
+                }
                 let Some(allowance) = session.allowance(self.state.slot) else {
                     return Err("the session is over".to_owned());
                 };
                 if header.base_offset > allowance.from {
-                    return Ok(Sent::Hole);
+                    return Ok(Sent::Hole(header.base_offset));
                 }
                 if batch.len() as u64 > allowance.bytes {
                     return Ok(sent);
@@ -147,7 +154,14 @@ pub(super) enum Ended {
     /// It was told to.
     Stopped,
     /// What comes next in the spool is damaged; what lies behind it needs a new producer id.
-    Hole,
+    Hole(Hole),
+}
+
+/// Damaged batches in the spool.
+pub(super) struct Hole {
+    pub(super) partition: TopicPartition,
+    /// The first offset behind them.
+    pub(super) to: Offset,
 }
 
 enum Sent {
@@ -155,6 +169,6 @@ enum Sent {
     Some,
     /// None: the credit is too small, or what the spool had is gone.
     None,
-    /// What comes next in the spool is damaged; behind it there is more.
-    Hole,
+    /// What comes next in the spool is damaged; this is the first offset behind it.
+    Hole(Offset),
 }

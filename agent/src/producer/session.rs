@@ -5,7 +5,8 @@
 //!
 //! A session whose producer id turned out to be shared, or whose spool has a hole, is not simply left:
 //! it stops sending, waits until what it has sent is acknowledged as durable, and only then asks for a
-//! new id, so that little or nothing is sent twice under two ids.
+//! new id, so that nothing is sent twice under two ids. When that does not come in time, the session
+//! counts as lost and the next one goes on under the old id.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,17 +20,19 @@ use commitlog::wire::message::{Hello, Loss, Progress, Refusal, Slot, Status};
 use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
 use commitlog::wire::resume::{Conflict, Resume, Sendable, offset_within, resume};
 use commitlog::wire::{VERSION_MAX, VERSION_MIN};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Producer;
 use super::connect::Link;
-use super::send::{Ended, Sender, SlotState};
+use super::send::{Ended, Hole, Sender, SlotState};
 use super::stream::Channel;
 use crate::limits::{
     RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY,
 };
+use crate::spool::positions::Loss as SpoolLoss;
 use crate::spool::{Hints, Spool};
 
 /// How a session ended.
@@ -80,6 +83,8 @@ struct Driver {
     senders: JoinSet<Result<Ended, String>>,
     /// Slots whose spool and log disagree, until the aggregator tells what they share.
     comparing: BTreeMap<Slot, Comparing>,
+    /// Damaged places in the spool, to be skipped once all before them is acknowledged.
+    holes: Vec<Hole>,
     /// Partitions that were refused, and when to ask again.
     refused: Vec<(Instant, TopicPartition)>,
     /// Set once sending stops: why, and what follows.
@@ -117,6 +122,8 @@ pub(super) async fn run(
         Link::Tcp(_) => Liveness::Session,
     };
     let opened = Channel::open(link).await;
+    // Before Hello lists the partitions: one that appears after it is news.
+    let changed = producer.spool.changed();
     let hello = hello(producer);
     let named = hello.partitions.len();
     let session = ProducerSession::new(hello, liveness, Duration::ZERO);
@@ -136,6 +143,7 @@ pub(super) async fn run(
         named,
         senders: JoinSet::new(),
         comparing: BTreeMap::new(),
+        holes: Vec::new(),
         refused: Vec::new(),
         stopping: None,
         was_live: false,
@@ -143,7 +151,7 @@ pub(super) async fn run(
         status: ticks(STATUS_EVERY),
         renewal: ticks(RENEWAL_CHECK_EVERY),
     };
-    driver.run(shutdown, better).await
+    driver.run(changed, shutdown, better).await
 }
 
 impl Outcome {
@@ -181,11 +189,12 @@ fn hello(producer: &Producer) -> Hello {
 impl Driver {
     async fn run(
         mut self,
+        changed: watch::Receiver<u64>,
         shutdown: &CancellationToken,
         better: impl Future<Output = Link>,
     ) -> Outcome {
         let mut better = std::pin::pin!(better);
-        let end = match self.drive(shutdown, better.as_mut()).await {
+        let end = match self.drive(changed, shutdown, better.as_mut()).await {
             Ok(end) => end,
             Err(error) => End::Lost(error),
         };
@@ -207,10 +216,10 @@ impl Driver {
 
     async fn drive(
         &mut self,
+        mut changed: watch::Receiver<u64>,
         shutdown: &CancellationToken,
         mut better: std::pin::Pin<&mut impl Future<Output = Link>>,
     ) -> Result<End, String> {
-        let mut changed = self.shared.producer.spool.changed();
         let mut turn = ticks(Duration::from_secs(1));
         loop {
             self.flush().await?;
@@ -278,15 +287,35 @@ impl Driver {
         Some(match self.stopping.take()? {
             Stopping::Shutdown { .. } => End::Shutdown,
             Stopping::Superseded { link, .. } => End::Superseded(link),
-            Stopping::NewProducer { reason, .. } => End::NewProducer(reason),
+            // Under a new id, what was sent and not acknowledged would be appended twice.
+            Stopping::NewProducer { reason, .. } if !waited_for => {
+                End::Lost(format!("{reason}; what was sent is not acknowledged yet"))
+            }
+            Stopping::NewProducer { reason, .. } => {
+                self.skip_holes();
+                End::NewProducer(reason)
+            }
         })
+    }
+
+    /// Counts damaged batches as lost and goes on behind them. All before them is acknowledged by now.
+    fn skip_holes(&mut self) {
+        let spool = &self.shared.producer.spool;
+        for Hole { partition, to } in self.holes.drain(..) {
+            let from = spool.range(&partition).start;
+            let records = to.get().saturating_sub(from.get());
+            let records = u64::try_from(records).unwrap_or_default();
+            tracing::error!(%partition, %from, %to, "spooled batches are damaged and lost");
+            spool.count_loss("spool", "damaged", SpoolLoss { records, bytes: 0 });
+            spool.acknowledge(&partition, to);
+        }
     }
 
     fn is_spool_empty(&self) -> bool {
         let spool = &self.shared.producer.spool;
         spool.partitions().iter().all(|partition| {
             let range = spool.range(partition);
-            range.start >= range.durable_end
+            range.start >= range.end
         })
     }
 
@@ -308,11 +337,15 @@ impl Driver {
                         // Sessions that never last until the next look must renew too.
                         self.renewal.reset_immediately();
                     }
-                    self.was_live = true;
+                    let becomes_live = !std::mem::replace(&mut self.was_live, true);
                     self.shared.producer.spool.apply_hints(Hints {
                         linger: hints.linger,
                         partitions: hints.partitions,
                     });
+                    if becomes_live {
+                        // Partitions that appeared since Hello could not be opened until now.
+                        self.spool_changed()?;
+                    }
                 }
                 ProducerEvent::Opened(slot, progress) => self.opened(slot, progress).await?,
                 ProducerEvent::SlotRefused(slot, refusal) => self.slot_refused(slot, &refusal),
@@ -499,7 +532,8 @@ impl Driver {
     ) -> Result<(), String> {
         match ended {
             Ok(Ok(Ended::Stopped)) => Ok(()),
-            Ok(Ok(Ended::Hole)) => {
+            Ok(Ok(Ended::Hole(hole))) => {
+                self.holes.push(hole);
                 self.stop_for_new_producer("damaged batches were skipped".to_owned());
                 Ok(())
             }
@@ -513,7 +547,9 @@ impl Driver {
         matches!(self.stopping, Some(NewProducer { .. } | Superseded { .. }))
     }
 
+    /// From here on no batch is noted as sent: senders look at their mark under the session's lock.
     fn stop_sending(&self) {
+        let _session = self.shared.session();
         for state in self.slots.values() {
             state.stop();
         }

@@ -75,8 +75,9 @@ impl Intake {
         })?;
         match appended.outcome {
             Outcome::Appended | Outcome::Duplicate => {
-                self.wait_for(appended.next_offset, next);
+                // In this order: what is told as durable must have been told as appended.
                 shared.session().appended(self.slot, next);
+                self.wait_for(appended.next_offset, next);
                 self.settle(*self.partition.durable().borrow(), shared);
                 self.grant(shared);
                 shared.news.notify_one();
@@ -123,6 +124,10 @@ impl Intake {
             let mut durable = *self.partition.durable().borrow();
             while durable < common.end {
                 durable = self.partition.durable_past(durable).await;
+            }
+            // A recovery may have cut what was found, and others' batches passed its end since.
+            if !self.stands() {
+                return;
             }
         }
         let next = common.map_or(first, |it| it.next);

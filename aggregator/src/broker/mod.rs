@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use crate::agents::Agents;
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
 use crate::identity::{Authority, reachable_at};
-use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
+use crate::limits::{CLOSE_GRACE, CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
 use crate::meta::{Meta, Record};
 use crate::parts::Random;
 use crate::topics::Topics;
@@ -255,7 +255,13 @@ async fn refuse(mut writer: ControlWriter, address: SocketAddr, refused: &identi
     };
     let mut bytes = Vec::new();
     ToProducer::Refused(refusal(code, refused.to_string())).encode(&mut bytes);
-    if writer.write(bytes).await.is_ok() {
-        writer.close().await;
+    // Who does not read must not hold a place.
+    let told = async {
+        if writer.write(bytes).await.is_ok() {
+            writer.close().await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_GRACE, told).await.is_err() {
+        tracing::debug!(%address, "the refused agent does not read why");
     }
 }

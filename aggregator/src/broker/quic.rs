@@ -19,7 +19,8 @@ use super::{Broker, Handshaking, cannot_listen, enrol, refuse, session};
 use crate::identity::enrol::Handshake;
 use crate::limits::{
     CLOSE_GRACE, HANDSHAKE_MAX, HANDSHAKES_UNVALIDATED_MAX, QUIC_CONNECTION_WINDOW_BYTES,
-    QUIC_IDLE_MAX, QUIC_SEND_WINDOW_BYTES, QUIC_STREAM_WINDOW_BYTES, SHUTDOWN_GRACE,
+    QUIC_DATAGRAM_BYTES_MAX, QUIC_IDLE_MAX, QUIC_SEND_WINDOW_BYTES, QUIC_STREAM_WINDOW_BYTES,
+    SHUTDOWN_GRACE,
 };
 
 /// Opens the endpoint.
@@ -31,7 +32,10 @@ pub(super) fn bind(broker: &Broker, at: SocketAddr) -> Result<Endpoint> {
     broker.transport.tune(&mut parameters);
     config.transport_config(Arc::new(parameters));
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &broker.reset_key);
-    let endpoint = EndpointConfig::new(Arc::new(reset_key));
+    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+    endpoint
+        .max_udp_payload_size(QUIC_DATAGRAM_BYTES_MAX)
+        .expect("QUIC allows 1,200 bytes and more");
     let endpoint = broker.transport.quic(at, endpoint, config);
     endpoint.map_err(|error| cannot_listen(at, "UDP", error))
 }
