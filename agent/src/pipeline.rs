@@ -202,7 +202,6 @@ impl Outlet<'_> {
     /// Counts what is gone for good.
     pub fn count_loss(&mut self, source: &str, reason: &'static str, loss: Loss) {
         self.flow.spool.count_loss(source, reason, loss);
-        self.flow.telemetry.count_loss(source, reason, loss);
     }
 }
 

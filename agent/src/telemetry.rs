@@ -9,7 +9,6 @@ use prometheus::{
 
 use crate::producer::stats::{Connected, Stats};
 use crate::spool::Spool;
-use crate::spool::positions::Loss;
 
 /// Bytes read from sources, by source.
 pub const READ_BYTES: &str = "weir_agent_read_bytes_total";
@@ -153,7 +152,7 @@ impl Telemetry {
             (&self.sessions, producer.sessions()),
         ];
         for (counter, count) in counts {
-            counter.inc_by(count.saturating_sub(counter.get()));
+            count_up_to(counter, count);
         }
         let connected = producer.connected();
         for (name, transport) in [("quic", Connected::Quic), ("tcp", Connected::Tcp)] {
@@ -183,20 +182,14 @@ impl Telemetry {
         self.batch_bytes.inc_by(bytes as u64);
     }
 
-    /// Something is gone.
-    pub fn count_loss(&self, source: &str, reason: &str, loss: Loss) {
-        let labels = [source, reason];
-        self.lost_records
-            .with_label_values(&labels)
-            .inc_by(loss.records);
-        self.lost_bytes
-            .with_label_values(&labels)
-            .inc_by(loss.bytes);
-    }
-
     /// All metrics as Prometheus text, with the spool's as of now.
     pub fn text(&self, spool: &Spool, producer: &Stats) -> String {
         self.show_producer(producer);
+        for ((source, reason), loss) in spool.losses() {
+            let labels = [source.as_str(), reason.as_str()];
+            count_up_to(&self.lost_records.with_label_values(&labels), loss.records);
+            count_up_to(&self.lost_bytes.with_label_values(&labels), loss.bytes);
+        }
         let fill = spool.fill();
         self.spool_bytes.set(signed(fill.unacknowledged_bytes));
         self.spool_disk_bytes.set(signed(fill.disk_bytes));
@@ -217,6 +210,11 @@ impl Telemetry {
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+/// Shows a count that is kept elsewhere and only grows.
+fn count_up_to(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 fn signed(value: u64) -> i64 {

@@ -34,9 +34,6 @@ impl FileSource {
     /// Looks at every path that matches, and at every path that did.
     pub(super) fn reconcile(&mut self, out: &mut Outlet<'_>) {
         let started = Instant::now();
-        for directory in &mut self.directories {
-            directory.met = false;
-        }
         for lineage in self.lineages.iter_mut().flatten() {
             lineage.met = false;
         }
@@ -46,7 +43,7 @@ impl FileSource {
         patterns.walk(&mut |visit| match visit {
             Visit::Directory(path) => {
                 let number = self.directory(path);
-                self.directories[number].met = true;
+                self.watch_directory(number);
             }
             Visit::File { dir, name } => self.met(dir, name, now),
             Visit::Failed(path, error) => failed.push((path.to_owned(), error)),
@@ -106,17 +103,13 @@ impl FileSource {
 
     /// The number of a directory, which is watched from now on.
     pub(super) fn directory(&mut self, path: &Path) -> usize {
-        let number = if let Some(&number) = self.directory_numbers.get(path) {
-            number
-        } else {
-            let number = self.directories.len();
-            self.directory_numbers.insert(path.to_owned(), number);
-            self.directories.push(Directory::new(path));
-            number
-        };
-        if !self.directories[number].watched {
-            self.watch_directory(number);
+        if let Some(&number) = self.directory_numbers.get(path) {
+            return number;
         }
+        let number = self.directories.len();
+        self.directory_numbers.insert(path.to_owned(), number);
+        self.directories.push(Directory::new(path));
+        self.watch_directory(number);
         number
     }
 
@@ -124,10 +117,16 @@ impl FileSource {
         let Some(watch) = &mut self.watch else {
             return;
         };
-        let directory = &mut self.directories[number];
+        let directory = &self.directories[number];
         match watch.add(&directory.path, number) {
-            Ok(()) => directory.watched = true,
-            Err(error) if is_absent(&error) => {}
+            Ok(()) => {}
+            // What is to come is heard of from where it will be.
+            Err(error) if is_absent(&error) => {
+                if let Some(parent) = directory.path.parent().map(Path::to_owned) {
+                    let parent = self.directory(&parent);
+                    self.watch_directory(parent);
+                }
+            }
             Err(error) => {
                 if !self.unwatched {
                     tracing::warn!(source = self.config.name, path = %directory.path.display(),
@@ -196,6 +195,11 @@ impl FileSource {
                 self.become_alias(index, opened.key, out.now());
                 let path = self.directories[directory].path.join(name);
                 self.found_elsewhere(id, path, opened, out.now());
+            }
+            None if self.own_output == Some(opened.key) => {
+                let path = self.directories[directory].path.join(name);
+                let error = io::Error::other("it is the agent's own log");
+                self.say_unreadable(&path, &error);
             }
             None if self.is_suspect(directory, name, &opened, out.now()) => {}
             None => self.begin(directory, name, opened, out),
@@ -512,8 +516,6 @@ impl Directory {
         Directory {
             path: path.to_owned(),
             names: std::collections::HashMap::new(),
-            watched: false,
-            met: true,
         }
     }
 }

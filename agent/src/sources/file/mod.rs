@@ -30,8 +30,9 @@ mod watch;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use model::position::FileKey;
 
 use super::{Next, Source};
 use crate::ambient::Now;
-use crate::limits::{ATTENTION_EVERY, TURN_BYTES_MAX};
+use crate::limits::{ATTENTION_EVERY, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
 use crate::telemetry::SourceTelemetry;
 use copies::Suspect;
@@ -109,6 +110,8 @@ pub struct FileSource {
     next_reconcile: Option<Duration>,
     next_attention: Duration,
     phase: Phase,
+    /// What this program writes its own events to: following it would never end.
+    own_output: Option<FileKey>,
     /// Some files lie where events do not come.
     unwatched: bool,
     /// Open files, the longest open first.
@@ -126,8 +129,6 @@ struct EpochId {
 struct Directory {
     path: PathBuf,
     names: HashMap<OsString, usize>,
-    watched: bool,
-    met: bool,
 }
 
 /// How far start-up has come.
@@ -156,11 +157,15 @@ impl FileSource {
                 None
             }
         };
+        let stderr = io::stderr().as_fd().try_clone_to_owned();
+        let own_output = stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher));
+        let own_output = own_output.ok();
         Ok(FileSource {
             patterns: Patterns::new(&config.files, &config.exclude)?,
             reader: Reader::new(hasher, config.line_bytes_max),
             config,
             telemetry,
+            own_output,
             unwatched: watch.is_none(),
             watch,
             directories: Vec::new(),
@@ -229,7 +234,7 @@ impl FileSource {
                     self.moves.push((from, to));
                 }
             }
-            Hint::Tree => self.reconcile_by(now.monotonic + crate::limits::RECONCILE_SETTLE),
+            Hint::Tree => self.reconcile_by(now.monotonic + RECONCILE_SETTLE),
             Hint::Overflow => {
                 tracing::warn!(
                     source = self.config.name,
@@ -388,7 +393,7 @@ impl FileSource {
             at = at.min(self.next_attention);
         }
         if blocked == Blocked::Yes {
-            at = at.min(now.monotonic + crate::limits::SPOOL_RETRY);
+            at = at.min(now.monotonic + SPOOL_RETRY);
         }
         Next::At(at)
     }

@@ -393,3 +393,63 @@ fn files_that_come_and_go_between_two_turns_are_delivered() {
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.lines_of("a.log"), expected(0..50));
 }
+
+#[test]
+fn a_link_is_followed_to_a_file_that_no_pattern_matches() {
+    let mut world = World::new();
+    std::fs::create_dir(world.path("real")).unwrap();
+    world.append("real/out.txt", "one\n");
+    std::os::unix::fs::symlink(world.path("real/out.txt"), world.path("a.log")).unwrap();
+    world.settle();
+    world.append("real/out.txt", "two\n");
+    world.settle();
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+}
+
+#[test]
+fn a_directory_is_followed_when_it_appears_goes_and_comes_back() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("x/y/*.log").display().to_string()];
+    world.settle();
+    for round in 0..3u32 {
+        std::fs::create_dir_all(world.path("x/y")).unwrap();
+        world.run_for(Duration::from_millis(200));
+        world.append("x/y/a.log", &numbered(round..round + 1));
+        world.settle();
+        assert_eq!(world.lines_of("a.log"), expected(0..round + 1));
+        std::fs::rename(world.path("x"), world.path(&format!("old{round}"))).unwrap();
+        world.run_for(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn what_is_no_file_is_left_alone() {
+    let mut world = World::new();
+    std::fs::create_dir(world.path("dir.log")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(world.path("s.log")).unwrap();
+    std::os::unix::fs::symlink(world.path("nothing"), world.path("dangling.log")).unwrap();
+    std::os::unix::fs::symlink(world.path("loop.log"), world.path("loop.log")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", world.path("zero.log")).unwrap();
+    world.append("a.log", "one\n");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines().into_keys().collect::<Vec<_>>(), ["a.log"]);
+}
+
+#[test]
+fn a_hot_file_does_not_starve_the_others() {
+    let mut world = World::new();
+    world.config.line_bytes_max = 1024 * 1024;
+    let hot = "x".repeat(999) + "\n";
+    world.append("hot.log", &hot.repeat(20_000));
+    world.append("quiet.log", "one\n");
+    for _ in 0..4 {
+        world.turn();
+    }
+    world.pass(Duration::from_millis(10));
+    world.turn();
+    while world.spool().sync_turn() == crate::spool::SyncTurn::Worked {}
+    assert_eq!(world.lines_of("quiet.log"), ["one"]);
+    assert!(world.lines_of("hot.log").len() < 20_000);
+    world.settle();
+    assert_eq!(world.lines_of("hot.log").len(), 20_000);
+}

@@ -12,13 +12,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::fs::inotify::{
+    CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init, remove_watch,
+};
 use rustix::io::Errno;
 
 /// The watched directories of a source, each with the number that the source gave it.
 pub(super) struct Watch {
     inotify: OwnedFd,
     directories: HashMap<i32, usize>,
+    watches: HashMap<usize, i32>,
     buffer: Box<[MaybeUninit<u8>]>,
 }
 
@@ -30,7 +33,7 @@ pub(super) enum Hint<'a> {
     Named { directory: usize, name: &'a OsStr },
     /// A file got another name. Both directories are watched.
     Moved { from: Spot, to: Spot },
-    /// A directory appeared in a directory, or a watched one went.
+    /// A directory appeared in a directory, or went.
     Tree,
     /// Events were lost: look everywhere.
     Overflow,
@@ -51,11 +54,13 @@ impl Watch {
         Ok(Watch {
             inotify: init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
             directories: HashMap::new(),
+            watches: HashMap::new(),
             buffer: vec![MaybeUninit::uninit(); BUFFER_BYTES].into_boxed_slice(),
         })
     }
 
-    /// Watches a directory from now on, under the number `directory`.
+    /// Watches what a path names from now on, under the number `directory`. Watching it again costs
+    /// little and changes nothing, unless the path names another directory by now.
     pub(super) fn add(&mut self, path: &Path, directory: usize) -> io::Result<()> {
         let what = WatchFlags::CREATE
             | WatchFlags::MOVED_FROM
@@ -68,6 +73,14 @@ impl Watch {
             | WatchFlags::ONLYDIR;
         let id = add_watch(&self.inotify, path, what)?;
         self.directories.insert(id, directory);
+        if let Some(old) = self.watches.insert(directory, id)
+            && old != id
+            && self.directories.remove(&old).is_some()
+        {
+            // The kernel may have dropped it already.
+            let removed = remove_watch(&self.inotify, old);
+            tracing::debug!(?removed, path = %path.display(), "another directory is watched");
+        }
         Ok(())
     }
 
