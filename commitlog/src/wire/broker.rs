@@ -50,6 +50,8 @@ pub struct BrokerSession {
     slots: Vec<InSlot>,
     events: VecDeque<BrokerEvent>,
     acks_due: BTreeSet<Slot>,
+    /// Whose claims are being compared.
+    comparing: BTreeSet<Slot>,
     credits_due: BTreeSet<Slot>,
 }
 
@@ -101,6 +103,7 @@ impl BrokerSession {
             slots: Vec::new(),
             events: VecDeque::new(),
             acks_due: BTreeSet::new(),
+            comparing: BTreeSet::new(),
             credits_due: BTreeSet::new(),
         }
     }
@@ -185,8 +188,10 @@ impl BrokerSession {
         self.say(&ToProducer::Opened(slot, opened))
     }
 
-    /// Ends the session: nothing the peer sends is heeded any more.
+    /// Ends the session: nothing the peer sends is heeded any more. Nor does the peer heed what would
+    /// come after this, so what is to be acknowledged is acknowledged first, as at every end.
     pub fn refuse(&mut self, refusal: Refusal) -> Result<()> {
+        self.say_acks()?;
         self.say(&ToProducer::Refused(refusal))?;
         self.state = State::Ended;
         Ok(())
@@ -194,6 +199,7 @@ impl BrokerSession {
 
     /// Ends the session and names others.
     pub fn redirect(&mut self, addresses: Vec<String>, reason: String) -> Result<()> {
+        self.say_acks()?;
         self.say(&ToProducer::Redirect { addresses, reason })?;
         self.state = State::Ended;
         Ok(())
@@ -201,6 +207,7 @@ impl BrokerSession {
 
     /// Says that this aggregator leaves.
     pub fn goodbye(&mut self, reason: &str) -> Result<()> {
+        self.say_acks()?;
         self.say(&ToProducer::Goodbye(reason.to_owned()))?;
         self.state = State::Ended;
         Ok(())
@@ -213,6 +220,7 @@ impl BrokerSession {
 
     /// Answers [`BrokerEvent::Compare`].
     pub fn common(&mut self, slot: Slot, next: Sequence) -> Result<()> {
+        self.comparing.remove(&slot);
         self.say(&ToProducer::Common(slot, next))
     }
 
@@ -399,6 +407,12 @@ impl BrokerSession {
             ToBroker::Compare(slot, claims) => {
                 if self.accepted(slot).is_none() {
                     return Err(Error::input(format!("slot {} has no log", slot.0)));
+                }
+                if !self.comparing.insert(slot) {
+                    return Err(Error::input(format!(
+                        "slot {} asked twice what is in the log, without waiting for the answer",
+                        slot.0
+                    )));
                 }
                 self.events.push_back(BrokerEvent::Compare(slot, claims));
             }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::broker::BrokerSession;
 use super::chunk::{ChunkDecoder, chunk_header};
+use super::control::Liveness;
 use super::frame::{FrameDecoder, FrameEvent, StreamHeader, frame_header};
 use super::message::{
     Ack, Credit, Decoded, Hello, HelloAck, Hints, Loss, Opened, Progress, Refusal, RefusalCode,
@@ -234,4 +236,66 @@ fn streams_share_a_connection_and_come_apart_again() {
     assert!(ChunkDecoder::new().next(&mut over).is_err());
     let mut zero = &[0, 0][..];
     assert!(ChunkDecoder::new().next(&mut zero).is_err());
+}
+
+/// A session whose two slots are open.
+fn live() -> BrokerSession {
+    let mut session = BrokerSession::new(Liveness::Transport, Duration::ZERO);
+    let mut bytes = Vec::new();
+    ToBroker::Hello(hello()).encode(&mut bytes);
+    session.received(&bytes, Duration::ZERO).unwrap();
+    let opened = || Opened::Accepted {
+        progress: None,
+        credit: 1 << 20,
+    };
+    let hints = Hints {
+        linger: Duration::ZERO,
+        partitions: Vec::new(),
+    };
+    session.accept(vec![opened(), opened()], hints).unwrap();
+    session.output(Duration::ZERO).unwrap();
+    session
+}
+
+#[test]
+fn what_was_appended_is_acknowledged_before_the_last_word() {
+    type Ending = fn(&mut BrokerSession) -> crate::error::Result<()>;
+    let endings: [Ending; 3] = [
+        |it| it.refuse(refusal()),
+        |it| it.goodbye("stopped"),
+        |it| it.redirect(vec!["b:7319".into()], "moved".into()),
+    ];
+    for end in endings {
+        let mut session = live();
+        let slot = Slot(1);
+        let header = StreamHeader {
+            slot,
+            sequence: sequence(0),
+        };
+        session.stream(header).unwrap();
+        session.appended(slot, sequence(5));
+        session.durable(slot, sequence(3));
+        end(&mut session).unwrap();
+        let bytes = session.output(Duration::ZERO).unwrap();
+        let Decoded::Message(ToProducer::Ack(acks), size) = ToProducer::decode(&bytes).unwrap()
+        else {
+            panic!("no acknowledgement first: {bytes:?}");
+        };
+        assert_eq!(
+            (acks[0].appended, acks[0].durable),
+            (sequence(5), sequence(3))
+        );
+        assert!(bytes.len() > size, "the last word follows");
+    }
+}
+
+#[test]
+fn a_slot_asks_for_one_comparison_at_a_time() {
+    let mut session = live();
+    let mut bytes = Vec::new();
+    ToBroker::Compare(Slot(1), vec![(sequence(4), 7)]).encode(&mut bytes);
+    session.received(&bytes, Duration::ZERO).unwrap();
+    session.common(Slot(1), sequence(4)).unwrap();
+    session.received(&bytes, Duration::ZERO).unwrap();
+    session.received(&bytes, Duration::ZERO).unwrap_err();
 }
