@@ -1,12 +1,12 @@
-//! The real disk.
+//! The real disk. What it makes only its owner may read: log lines are often private.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the one place that the replacements of the banned calls lead to"
 )]
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Disk;
 impl Storage for Disk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).mode(FILE_MODE);
         match mode {
             OpenMode::Read => {}
             OpenMode::Write => {
@@ -48,7 +48,7 @@ impl Storage for Disk {
         }
         sync_parent(existing)?;
         for dir in missing.into_iter().rev() {
-            match fs::create_dir(dir) {
+            match DirBuilder::new().mode(DIRECTORY_MODE).create(dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => sync_parent(dir)?,
             }
@@ -118,6 +118,7 @@ impl Storage for Disk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -167,5 +168,35 @@ impl File for DiskFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_read_what_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = dir.path().join("topics/logs");
+        Disk.create_dir(&topic).unwrap();
+        Disk.open(&topic.join("new"), OpenMode::CreateNew).unwrap();
+        Disk.open(&topic.join("other"), OpenMode::Write).unwrap();
+        let _lock = Disk.lock(&topic.join("lock")).unwrap();
+        for (path, mode) in [
+            ("topics", 0o700),
+            ("topics/logs", 0o700),
+            ("topics/logs/new", 0o600),
+            ("topics/logs/other", 0o600),
+            ("topics/logs/lock", 0o600),
+        ] {
+            let made = fs::metadata(dir.path().join(path)).unwrap();
+            assert_eq!(made.permissions().mode() & 0o777, mode, "{path}");
+        }
     }
 }
