@@ -67,9 +67,8 @@ impl Groups {
     /// The groups that have committed before. Waits for the disk.
     pub fn open(meta: Arc<Meta>, topics: Topics, blocking: Blocking) -> Result<Groups> {
         let mut committed = BTreeMap::new();
-        for group in meta.groups()? {
-            let offsets = meta.offsets(&group)?.into_iter().collect::<Offsets>();
-            committed.insert(group.parse()?, offsets);
+        for (group, offsets) in meta.offsets()? {
+            committed.insert(group.parse()?, offsets.into_iter().collect::<Offsets>());
         }
         Ok(Groups {
             shared: Arc::new(Shared {

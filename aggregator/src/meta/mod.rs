@@ -10,7 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, TopicPartition};
@@ -29,10 +29,22 @@ use backend::StorageFile;
 pub struct Meta {
     storage: Arc<dyn Storage>,
     path: PathBuf,
-    /// `None` after a failure, until the next call opens it again.
-    database: Mutex<Option<Arc<Database>>>,
+    database: Mutex<Handle>,
     sync_failed: Arc<AtomicBool>,
 }
+
+/// The database, and the one before it.
+#[derive(Default)]
+struct Handle {
+    /// `None` after a failure, until a later call opens it again.
+    open: Option<Arc<Database>>,
+    /// What failed. While a call still uses it nothing else may be opened: two databases on one file
+    /// would write over each other.
+    failed: Option<Arc<Database>>,
+}
+
+/// What a group has committed.
+pub type GroupOffsets = Vec<(TopicPartition, Offset)>;
 
 /// A kind of record that is kept under a text key, as JSON.
 pub trait Record: Serialize + DeserializeOwned {
@@ -54,7 +66,7 @@ impl Meta {
         let meta = Meta {
             storage,
             path: path.to_owned(),
-            database: Mutex::new(None),
+            database: Mutex::default(),
             sync_failed: Arc::default(),
         };
         meta.database()?;
@@ -89,24 +101,12 @@ impl Meta {
         })
     }
 
-    /// A group's committed offsets.
-    pub fn offsets(&self, group: &str) -> Result<Vec<(TopicPartition, Offset)>> {
-        let mut found = Vec::new();
-        self.each_offset(|of, partition, offset| {
-            if of == group {
-                found.push((partition, offset));
-            }
-        })?;
-        Ok(found)
-    }
-
-    /// The groups that have committed, sorted.
-    pub fn groups(&self) -> Result<Vec<String>> {
-        let mut groups: Vec<String> = Vec::new();
-        self.each_offset(|of, _, _| {
-            if groups.last().is_none_or(|last| last != of) {
-                groups.push(of.to_owned());
-            }
+    /// What each group has committed, by group.
+    pub fn offsets(&self) -> Result<Vec<(String, GroupOffsets)>> {
+        let mut groups: Vec<(String, GroupOffsets)> = Vec::new();
+        self.each_offset(|group, partition, offset| match groups.last_mut() {
+            Some((last, offsets)) if last == group => offsets.push((partition, offset)),
+            _ => groups.push((group.to_owned(), vec![(partition, offset)])),
         })?;
         Ok(groups)
     }
@@ -114,20 +114,28 @@ impl Meta {
     /// One record.
     pub fn record<R: Record>(&self, key: &str) -> Result<Option<R>> {
         let database = self.database()?;
-        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        let transaction = database
+            .begin_read()
+            .map_err(|e| self.failed(&database, e))?;
         match transaction.open_table(R::TABLE) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            table => find(&self.path, &table.map_err(|e| self.failed(e))?, key),
+            table => find(
+                &self.path,
+                &table.map_err(|e| self.failed(&database, e))?,
+                key,
+            ),
         }
     }
 
     /// Every record of a kind, by key.
     pub fn records<R: Record>(&self) -> Result<Vec<(String, R)>> {
         let database = self.database()?;
-        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        let transaction = database
+            .begin_read()
+            .map_err(|e| self.failed(&database, e))?;
         match transaction.open_table(R::TABLE) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-            table => list(&self.path, &table.map_err(|e| self.failed(e))?),
+            table => list(&self.path, &table.map_err(|e| self.failed(&database, e))?),
         }
     }
 
@@ -137,28 +145,35 @@ impl Meta {
         work: impl FnOnce(&Change) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
         let database = self.database()?;
-        let transaction = database.begin_write().map_err(|e| self.failed(e))?;
+        let transaction = database
+            .begin_write()
+            .map_err(|e| self.failed(&database, e))?;
         let change = Change {
             transaction,
             path: self.path.clone(),
         };
         let result = work(&change)?;
-        change.transaction.commit().map_err(|e| self.failed(e))?;
+        change
+            .transaction
+            .commit()
+            .map_err(|e| self.failed(&database, e))?;
         Ok(result)
     }
 
     fn each_offset(&self, mut visit: impl FnMut(&str, TopicPartition, Offset)) -> Result<()> {
         let database = self.database()?;
-        let transaction = database.begin_read().map_err(|e| self.failed(e))?;
+        let transaction = database
+            .begin_read()
+            .map_err(|e| self.failed(&database, e))?;
         let table = match transaction.open_table(OFFSETS) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table.map_err(|e| self.failed(e))?,
+            table => table.map_err(|e| self.failed(&database, e))?,
         };
         for entry in table
             .range::<(&str, &str)>(..)
-            .map_err(|e| self.failed(e))?
+            .map_err(|e| self.failed(&database, e))?
         {
-            let (key, offset) = entry.map_err(|e| self.failed(e))?;
+            let (key, offset) = entry.map_err(|e| self.failed(&database, e))?;
             let (group, partition) = key.value();
             let offset = Offset::new(offset.value()).ok_or_else(|| damaged(&self.path))?;
             visit(group, partition.parse()?, offset);
@@ -171,14 +186,28 @@ impl Meta {
         if let Some(failure) = self.failure() {
             return Err(Error::new(ErrorKind::Closed, failure));
         }
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = &*slot {
+        let mut handle = self.handle();
+        if let Some(database) = &handle.open {
             return Ok(Arc::clone(database));
         }
+        if handle
+            .failed
+            .as_ref()
+            .is_some_and(|it| Arc::strong_count(it) > 1)
+        {
+            return Err(wrong(&self.path, redb::Error::PreviousIo));
+        }
+        // It writes once more when it is dropped.
+        drop(handle.failed.take());
         self.make_if_missing()?;
         let database = Arc::new(self.open_at(&self.path)?);
-        *slot = Some(Arc::clone(&database));
+        handle.open = Some(Arc::clone(&database));
         Ok(database)
+    }
+
+    /// A panic while it was held leaves it whole: each change is a single assignment.
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes an empty database beside its place and moves it there when it is whole: a file that is
@@ -223,9 +252,17 @@ impl Meta {
             .map_err(|error| wrong(path, error.into()))
     }
 
-    /// What a failure means; the next call opens the database anew.
-    fn failed(&self, error: impl Into<redb::Error>) -> Error {
-        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// What a failure means; once no call uses this database any more, the next opens it anew.
+    fn failed(&self, database: &Arc<Database>, error: impl Into<redb::Error>) -> Error {
+        let mut handle = self.handle();
+        if handle
+            .open
+            .as_ref()
+            .is_some_and(|it| Arc::ptr_eq(it, database))
+        {
+            handle.failed = handle.open.take();
+        }
+        drop(handle);
         wrong(&self.path, error.into())
     }
 }

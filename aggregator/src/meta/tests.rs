@@ -25,19 +25,20 @@ fn at(partition: &str, offset: i64) -> (TopicPartition, Offset) {
 fn offsets_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let meta = open(&dir).unwrap();
-    assert_eq!(meta.groups().unwrap(), Vec::<String>::new());
+    assert_eq!(meta.offsets().unwrap(), []);
     meta.put_offsets("b", &[at("logs-0", 7), at("logs-1", 9)])
         .unwrap();
     meta.put_offsets("a", &[at("logs-0", 1)]).unwrap();
     meta.put_offsets("b", &[at("logs-0", 8)]).unwrap();
     drop(meta);
     let meta = open(&dir).unwrap();
-    assert_eq!(meta.groups().unwrap(), ["a", "b"]);
     assert_eq!(
-        meta.offsets("b").unwrap(),
-        [at("logs-0", 8), at("logs-1", 9)]
+        meta.offsets().unwrap(),
+        [
+            ("a".to_owned(), vec![at("logs-0", 1)]),
+            ("b".to_owned(), vec![at("logs-0", 8), at("logs-1", 9)]),
+        ]
     );
-    assert_eq!(meta.offsets("c").unwrap(), []);
 }
 
 #[test]
@@ -53,6 +54,23 @@ fn a_change_that_fails_leaves_nothing() {
     assert_eq!(meta.record::<Note>("k").unwrap(), None);
     meta.change(|change| change.put("k", &note)).unwrap();
     assert_eq!(meta.record::<Note>("k").unwrap(), Some(note));
+}
+
+#[test]
+fn a_failed_database_is_opened_anew_only_when_no_call_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = open(&dir).unwrap();
+    let (reader, writer) = (meta.database().unwrap(), meta.database().unwrap());
+    meta.failed(&writer, redb::Error::PreviousIo);
+    drop(writer);
+    let error = meta.put_offsets("g", &[at("logs-0", 1)]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Retry);
+    // The reader learns of the failure late; by then it is known.
+    meta.failed(&reader, redb::Error::PreviousIo);
+    drop(reader);
+    meta.put_offsets("g", &[at("logs-0", 1)]).unwrap();
+    let database = meta.database().unwrap();
+    assert_eq!(Arc::strong_count(&database), 2);
 }
 
 #[test]
@@ -85,7 +103,7 @@ fn damage_is_an_error_that_says_what_to_do() {
         bytes[byte] ^= 0x10;
         std::fs::write(&path, &bytes).unwrap();
         match open(&dir) {
-            Ok(meta) => assert_eq!(meta.groups().unwrap().len(), 50, "byte {byte}"),
+            Ok(meta) => assert_eq!(meta.offsets().unwrap().len(), 50, "byte {byte}"),
             Err(error) => {
                 told += 1;
                 assert!(error.to_string().contains("meta.redb"), "{error}");
@@ -111,7 +129,8 @@ fn a_database_that_vanished_is_not_replaced_in_silence() {
         .unwrap()
         .put_offsets("g", &[at("logs-0", 1)])
         .unwrap();
-    assert_eq!(open(&dir).unwrap().groups().unwrap(), ["g"]);
+    let offsets = open(&dir).unwrap().offsets().unwrap();
+    assert_eq!(offsets, [("g".to_owned(), vec![at("logs-0", 1)])]);
 }
 
 /// Commits three times, with the power cut at every call of it and once more in the recovery.
@@ -145,10 +164,10 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_answered() {
         disk.restart(cut + 1);
         let meta = open(&disk).unwrap_or_else(|error| panic!("cut at call {cut}: {error}"));
         let found = meta
-            .offsets("g")
+            .offsets()
             .unwrap()
             .first()
-            .map_or(0, |(_, offset)| offset.get());
+            .map_or(0, |(_, offsets)| offsets[0].1.get());
         assert!(
             found == answered || found == answered + 1,
             "cut at call {cut}: {answered} → {found}"
