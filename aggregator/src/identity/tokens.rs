@@ -196,10 +196,11 @@ pub(super) fn create(
 
 fn forget_old(change: &Change, now: Timestamp) -> Result<()> {
     let tokens = change.records::<TokenRecord>()?;
-    let count = tokens.len();
+    let mut count = tokens.len();
     for (id, token) in tokens {
         if token.expires_ms.saturating_add(TOKEN_KEPT_MS) < now.0 {
             change.remove::<TokenRecord>(&id)?;
+            count -= 1;
         }
     }
     if count >= TOKENS_MAX {
@@ -228,4 +229,41 @@ pub(super) fn list(records: Vec<(String, TokenRecord)>, now: Timestamp) -> Vec<T
         .collect();
     tokens.sort_by_key(|token| std::cmp::Reverse(token.created_ms));
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use commitlog::storage::Storage;
+    use commitlog::storage::faulty::FaultyDisk;
+
+    use super::*;
+    use crate::meta::Meta;
+
+    #[test]
+    fn tokens_that_ended_long_ago_make_room() {
+        let disk = FaultyDisk::new();
+        disk.create_dir(Path::new("/data")).unwrap();
+        let meta = Meta::open(Arc::new(disk), Path::new("/data/meta.redb")).unwrap();
+        let ended = TokenRecord {
+            key: Binary(vec![0; 32]),
+            created_ms: 0,
+            expires_ms: 1,
+            uses: 1,
+            uses_left: 1,
+            topics: vec!["*".to_owned()],
+            revoked: false,
+        };
+        let forgotten = meta.change(|change| {
+            for id in 0..TOKENS_MAX {
+                change.put(&id.to_string(), &ended)?;
+            }
+            assert!(forget_old(change, Timestamp(TOKEN_KEPT_MS)).is_err());
+            forget_old(change, Timestamp(TOKEN_KEPT_MS + 2))
+        });
+        forgotten.unwrap();
+        assert_eq!(meta.records::<TokenRecord>().unwrap().len(), 0);
+    }
 }
