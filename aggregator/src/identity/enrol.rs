@@ -133,7 +133,7 @@ impl Authority {
             certificates: vec![Binary(issued.certificate.to_vec())],
             authorities: self.authorities(),
             aggregators: offer.aggregators.iter().map(HostPort::to_string).collect(),
-            topics: told(offer.topics),
+            topics: told(offer.topics, &topics),
             allowed: topics.patterns().to_vec(),
         };
         Ok((id, accepted))
@@ -270,13 +270,15 @@ fn earlier_answer(change: &Change, key: &str, token: &str) -> Result<Option<Agen
 
 /// As many topics as surely fit the reply. They are for the operator's eyes: the agent learns the rest
 /// when it ships.
-fn told(topics: Vec<(TopicName, u32)>) -> Vec<Topic> {
-    let told = topics.into_iter().take(ENROL_TOPICS_MAX);
-    told.map(|(name, partitions)| Topic {
-        name: name.to_string(),
-        partitions,
-    })
-    .collect()
+fn told(topics: Vec<(TopicName, u32)>, allowed: &TopicAcl) -> Vec<Topic> {
+    let allowed = topics.into_iter().filter(|(name, _)| allowed.allows(name));
+    allowed
+        .take(ENROL_TOPICS_MAX)
+        .map(|(name, partitions)| Topic {
+            name: name.to_string(),
+            partitions,
+        })
+        .collect()
 }
 
 /// A name for the operator's list: cut, and without what could steer a terminal.
@@ -300,4 +302,18 @@ async fn read_request(
     let mut content = vec![0; length];
     stream.read_exact(&mut content).await?;
     Ok(decode(&content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_is_told_of_the_topics_that_it_may_write() {
+        let topics = ["logs", "secret", "web-access"].map(|name| (name.parse().unwrap(), 1));
+        let allowed = TopicAcl::new(vec!["web-*".to_owned(), "logs".to_owned()]).unwrap();
+        let told = told(topics.to_vec(), &allowed);
+        let names: Vec<_> = told.iter().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["logs", "web-access"]);
+    }
 }
