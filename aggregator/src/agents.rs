@@ -189,7 +189,7 @@ impl Agents {
         let (producer, transport, host) =
             (greeting.producer, greeting.transport, greeting.host.clone());
         let mut registry = self.lock();
-        let other = registry.producers.insert(producer, host.clone());
+        let other = registry.greeted(producer, host.clone());
         if !registry.agents.contains_key(id) {
             registry.make_room();
         }
@@ -279,10 +279,15 @@ impl Registry {
             self.agents.remove(&oldest);
             self.changed.insert(oldest);
         }
-        if self.producers.len() >= 2 * AGENTS_MAX {
+    }
+
+    /// Notes who greeted with a spool; gives who did before.
+    fn greeted(&mut self, producer: ProducerId, host: Host) -> Option<Host> {
+        if self.producers.len() >= 2 * AGENTS_MAX && !self.producers.contains_key(&producer) {
             // Only the other host's name in a conflict is lost.
             self.producers.clear();
         }
+        self.producers.insert(producer, host)
     }
 }
 
@@ -320,7 +325,7 @@ impl Presence {
         let other = self.other.clone();
         tracing::error!(
             agent = %self.id, producer = %self.producer, %partition,
-            host = %self.host.name, machine = %self.host.machine_id,
+            host = self.host.name, machine = self.host.machine_id,
             other_host = other.as_ref().map_or("unknown", |host| &host.name),
             other_machine = other.as_ref().map_or("unknown", |host| &host.machine_id),
             "two machines ship as one: a clone, or a restored snapshot; the newer takes a new identity"
@@ -416,6 +421,16 @@ mod tests {
         assert!(agents.list()[0].connected);
         drop(second);
         assert!(!agents.list()[0].connected);
+    }
+
+    #[test]
+    fn one_agent_with_ever_new_spools_fills_no_memory() {
+        let mut registry = Registry::default();
+        for id in 0..=3 * AGENTS_MAX {
+            let producer = ProducerId::new(i64::try_from(id).unwrap()).unwrap();
+            registry.greeted(producer, Host::default());
+            assert!(registry.producers.len() <= 2 * AGENTS_MAX);
+        }
     }
 
     #[test]
