@@ -40,9 +40,12 @@ struct Agent {
 }
 
 #[derive(Serialize)]
-pub(super) struct Revoked {
+pub(super) struct Revocation {
     id: String,
     revoked: bool,
+    /// Whether the agent has joined or connected here. One that has not is shut out all the same: it
+    /// may have joined another aggregator of the same authority.
+    known: bool,
 }
 
 /// Two machines that shipped as one.
@@ -81,7 +84,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Answer>, ApiErro
 pub(super) async fn revoke(
     State(api): State<Api>,
     Segment(id): Segment,
-) -> Result<Json<Revoked>, ApiError> {
+) -> Result<Json<Revocation>, ApiError> {
     let unknown = || {
         ApiError::not_found(
             format!("there is no agent {id:?}"),
@@ -93,15 +96,12 @@ pub(super) async fn revoke(
     let seen = api.agents.list().iter().any(|info| info.id == id);
     let revoke = move || -> commitlog::error::Result<bool> {
         let known = seen || authority.agents()?.iter().any(|joined| joined.id == agent);
-        if known {
-            authority.revoke_agent(&agent)?;
-        }
+        authority.revoke_agent(&agent)?;
         Ok(known)
     };
-    if !api.blocking.run(revoke).await? {
-        return Err(unknown());
-    }
-    Ok(Json(Revoked { id, revoked: true }))
+    let known = api.blocking.run(revoke).await?;
+    let revoked = true;
+    Ok(Json(Revocation { id, revoked, known }))
 }
 
 impl Agent {

@@ -625,3 +625,20 @@ async fn a_client_that_asks_nothing_does_not_keep_its_connection() {
     fixture.api.shutdown.cancel();
     server.await.unwrap();
 }
+
+#[tokio::test]
+async fn an_agent_that_never_came_here_can_be_shut_out() {
+    let fixture = Fixture::new(&[]);
+    let answer = fixture
+        .post("/api/v1/agents/7d0c1f6a/revoke", &Value::Null)
+        .await;
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.body);
+    assert_eq!(answer.json()["revoked"], true);
+    assert_eq!(answer.json()["known"], false);
+    let agents = fixture.get("/api/v1/agents").await.json();
+    assert_eq!(agents["agents"][0]["revoked"], true);
+    let answer = fixture
+        .post("/api/v1/agents/a%20b/revoke", &Value::Null)
+        .await;
+    assert_eq!(answer.status.as_u16(), 404);
+}
