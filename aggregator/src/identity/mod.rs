@@ -180,6 +180,14 @@ impl Authority {
         Ok(agent)
     }
 
+    /// Whether an agent that showed its certificate a while ago may still ship.
+    pub fn in_force(&self, agent: &AgentIdentity) -> std::result::Result<(), Refusal> {
+        if self.now() > agent.expires {
+            return Err(peer::expired());
+        }
+        Ok(())
+    }
+
     /// The revoked agents, now and at each change: their open connections must end.
     pub fn revoked_agents(&self) -> watch::Receiver<Arc<HashSet<AgentId>>> {
         self.denied.subscribe()
@@ -207,6 +215,7 @@ impl Authority {
         if self.denied.borrow().contains(&agent.id) {
             return Err(revoked(&agent.id));
         }
+        self.in_force(agent)?;
         let checked = CheckedRequest::read(request).ok_or_else(|| {
             let what = "the certificate request is damaged, or its key is not Ed25519";
             Refusal::new(Code::BadRequest, what, "restart the agent")

@@ -136,11 +136,7 @@ fn refusal(error: &rustls::Error) -> Refusal {
         return invalid();
     };
     match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Refusal::new(
-            Code::CertificateExpired,
-            "this agent's certificate has expired",
-            format!("make a token with `weir token create` and run {JOIN}; it keeps its name"),
-        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => expired(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             Refusal::new(
                 Code::CertificateNotYetValid,
@@ -155,6 +151,14 @@ fn refusal(error: &rustls::Error) -> Refusal {
         ),
         _ => invalid(),
     }
+}
+
+pub(super) fn expired() -> Refusal {
+    Refusal::new(
+        Code::CertificateExpired,
+        "this agent's certificate has expired",
+        format!("make a token with `weir token create` and run {JOIN}; it keeps its name"),
+    )
 }
 
 fn invalid() -> Refusal {

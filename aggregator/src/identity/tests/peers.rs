@@ -148,6 +148,12 @@ async fn a_renewed_certificate_outlives_the_old_one() {
         listed[0].expires,
         world.authority.peer(&chain).unwrap().expires
     );
+    // Nor does a connection outlive the certificate that it began with, or renew it then.
+    world.authority.in_force(&agent).unwrap_err();
+    let refusal = world.authority.renew(&agent, &csr).await.unwrap_err();
+    assert_eq!(refusal.code, Code::CertificateExpired);
+    let agent = world.authority.peer(&chain).unwrap();
+    world.authority.in_force(&agent).unwrap();
     // A request that its key did not sign, or a revoked agent, gets none.
     let mut unsigned = csr.clone();
     *unsigned.last_mut().unwrap() ^= 1;
