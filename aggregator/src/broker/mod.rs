@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agents::Agents;
+use crate::agents::{self, Agents};
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
 use crate::identity::{Authority, reachable_at};
 use crate::limits::{CLOSE_GRACE, CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
@@ -72,7 +72,7 @@ pub struct Shared {
     fence: Fence,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    handshakes: AtomicUsize,
+    handshakes: Handshakes,
 }
 
 impl std::ops::Deref for Broker {
@@ -121,6 +121,23 @@ impl Record for ResetKey {
 
 const RESET_KEY: &str = "quic_reset_key";
 
+/// How many handshakes are under way; apart, for a TCP connection that says nothing costs its opener
+/// nothing, and must not keep QUIC's agents out.
+#[derive(Default)]
+struct Handshakes {
+    quic: AtomicUsize,
+    tcp: AtomicUsize,
+}
+
+impl Handshakes {
+    fn of(&self, transport: agents::Transport) -> &AtomicUsize {
+        match transport {
+            agents::Transport::Quic => &self.quic,
+            agents::Transport::Tcp => &self.tcp,
+        }
+    }
+}
+
 impl Broker {
     /// A broker that does not listen yet.
     pub fn new(parts: BrokerParts) -> Broker {
@@ -136,7 +153,7 @@ impl Broker {
             fence: Fence::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            handshakes: AtomicUsize::new(0),
+            handshakes: Handshakes::default(),
         }))
     }
 
@@ -174,20 +191,21 @@ impl Broker {
     }
 
     /// Admits one more handshake, unless too many are under way or connected.
-    fn admit(&self) -> Option<Handshaking> {
-        let admitted = Handshaking(self.clone());
-        let under_way = self.handshakes.fetch_add(1, Ordering::Relaxed);
+    fn admit(&self, by: agents::Transport) -> Option<Handshaking> {
+        let admitted = Handshaking(self.clone(), by);
+        let under_way = self.handshakes.of(by).fetch_add(1, Ordering::Relaxed);
         let room = under_way < HANDSHAKES_MAX && self.tasks.len() < CONNECTIONS_MAX;
         room.then_some(admitted)
     }
 }
 
 /// A handshake under way.
-struct Handshaking(Broker);
+struct Handshaking(Broker, agents::Transport);
 
 impl Drop for Handshaking {
     fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+        let Handshaking(broker, by) = self;
+        broker.handshakes.of(*by).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

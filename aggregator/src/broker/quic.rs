@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use commitlog::error::{Error, Result};
 use commitlog::limits::SESSION_PARTITIONS_MAX;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use super::peer::{ControlWriter, Peer, Streams};
 use super::{Broker, Handshaking, cannot_listen, enrol, refuse, session};
+use crate::agents::Transport;
 use crate::identity::enrol::Handshake;
 use crate::limits::{
     CLOSE_GRACE, HANDSHAKE_MAX, HANDSHAKES_UNVALIDATED_MAX, QUIC_CONNECTION_WINDOW_BYTES,
@@ -69,15 +71,14 @@ pub(super) async fn serve(broker: Broker, endpoint: Endpoint) {
             tracing::error!("the QUIC endpoint is closed");
             break;
         };
-        let crowded = broker.handshakes.load(std::sync::atomic::Ordering::Relaxed)
-            >= HANDSHAKES_UNVALIDATED_MAX;
+        let crowded = broker.handshakes.quic.load(Ordering::Relaxed) >= HANDSHAKES_UNVALIDATED_MAX;
         if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "no retry");
             }
             continue;
         }
-        let Some(handshaking) = broker.admit() else {
+        let Some(handshaking) = broker.admit(Transport::Quic) else {
             incoming.refuse();
             continue;
         };

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::peer::{ControlWriter, Peer, Streams, TcpConnection};
 use super::transport::{ByteStream, Listener};
 use super::{Broker, Handshaking, enrol, refuse, session};
+use crate::agents::Transport;
 use crate::identity::enrol::Handshake;
 use crate::limits::{CLOSE_GRACE, HANDSHAKE_MAX};
 
@@ -33,7 +34,7 @@ pub(super) fn serve(
             match accepted {
                 Ok((stream, address)) => {
                     // Without room the connection is dropped, which the agent sees at once.
-                    if let Some(handshaking) = broker.admit() {
+                    if let Some(handshaking) = broker.admit(Transport::Tcp) {
                         let acceptor = acceptor.clone();
                         let broker = broker.clone();
                         let tasks = broker.tasks.clone();
