@@ -187,6 +187,13 @@ pub const QUIC_IDLE_MAX: Duration = Duration::from_secs(15);
 /// Batches of all sessions that are being received or appended.
 pub const FRAME_MEMORY_BYTES: usize = 128 * 1024 * 1024;
 
+/// Batches of one session that are being received or appended: 32 of the largest size at once, a
+/// hundred and more of the usual one, and an eighth of what all sessions have.
+pub const SESSION_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const _: () = assert!(SESSION_FRAME_BYTES_MAX >= BATCH_BYTES_MAX);
+const _: () = assert!(SESSION_FRAME_BYTES_MAX < FRAME_MEMORY_BYTES);
+
 /// Credit of all streams together, while there are few enough of them.
 pub const CREDIT_TOTAL_BYTES: u64 = 256 * 1024 * 1024;
 

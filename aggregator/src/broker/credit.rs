@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use commitlog::limits::BATCH_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::limits::{
     BATCHES_PER_SECOND_TARGET, CREDIT_TOTAL_BYTES, CREDIT_WINDOW_MAX, CREDIT_WINDOW_MIN,
-    FRAME_MEMORY_BYTES, LINGER_LONGEST, LINGER_SHORTEST,
+    FRAME_MEMORY_BYTES, LINGER_LONGEST, LINGER_SHORTEST, SESSION_FRAME_BYTES_MAX, SESSION_TICK,
 };
 
 /// Shared by all sessions; clones are the same.
@@ -52,12 +53,13 @@ impl Budget {
         (CREDIT_TOTAL_BYTES / streams).clamp(CREDIT_WINDOW_MIN, CREDIT_WINDOW_MAX)
     }
 
-    /// Waits for the memory of a batch.
-    pub(super) async fn memory(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let bytes = bytes.min(BATCH_BYTES_MAX);
-        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.memory).acquire_many_owned(permits).await;
-        permit.expect("this semaphore is never closed")
+    /// A new session's part of the memory.
+    pub(super) fn frames(&self) -> Frames {
+        Frames {
+            memory: Arc::clone(&self.memory),
+            room: Arc::new(Semaphore::new(SESSION_FRAME_BYTES_MAX / PERMIT_BYTES)),
+            receiving: Arc::default(),
+        }
     }
 
     /// How long agents should gather a batch: each sends at most one batch per linger, so this holds
@@ -68,6 +70,70 @@ impl Budget {
         let linger = Duration::from_secs(1).saturating_mul(agents) / BATCHES_PER_SECOND_TARGET;
         linger.clamp(LINGER_SHORTEST, LINGER_LONGEST)
     }
+}
+
+/// The memory of one session's batches.
+///
+/// A session whose batches come interleaved must not wait for others' memory while it holds a batch of
+/// which only a part has come: all sessions could wait for one another so, and the rest of what they
+/// hold would stay unread. Only a session that is receiving nothing waits for the memory of all; for
+/// its further batches it takes what is free, and the lack is bounded by its own room.
+pub(super) struct Frames {
+    memory: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    /// Batches of which a part has still to come.
+    receiving: Arc<AtomicUsize>,
+}
+
+/// The memory of a batch, until it is dropped.
+pub(super) struct FrameMemory {
+    receiving: Option<Counted>,
+    _room: OwnedSemaphorePermit,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Frames {
+    /// Waits for the memory of a batch.
+    pub(super) async fn take(&self, bytes: usize) -> FrameMemory {
+        let bytes = bytes.min(BATCH_BYTES_MAX);
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        let room = acquire(&self.room, permits).await;
+        let mut waiting = std::pin::pin!(acquire(&self.memory, permits));
+        let memory = loop {
+            let patience = if self.is_receiving() {
+                Duration::ZERO
+            } else {
+                SESSION_TICK
+            };
+            match timeout(patience, &mut waiting).await {
+                Ok(memory) => break Some(memory),
+                Err(_) if self.is_receiving() => break None,
+                Err(_) => {}
+            }
+        };
+        FrameMemory {
+            receiving: Some(Counted::new(&self.receiving)),
+            _room: room,
+            _memory: memory,
+        }
+    }
+
+    /// Whether a batch has come in part.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl FrameMemory {
+    /// The batch is whole; it waits for nothing but the log.
+    pub(super) fn received(&mut self) {
+        self.receiving = None;
+    }
+}
+
+async fn acquire(memory: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(memory).acquire_many_owned(permits).await;
+    permit.expect("this semaphore is never closed")
 }
 
 impl Counted {
@@ -98,6 +164,40 @@ mod tests {
         assert_eq!(budget.linger(), LINGER_LONGEST);
         drop((few, more, most));
         assert_eq!(budget.linger(), LINGER_SHORTEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_a_part_of_a_batch_never_waits_for_the_memory_of_others() {
+        let budget = Budget::new();
+        let (mut held, mut sessions) = (Vec::new(), Vec::new());
+        // Every session holds a batch in part, and together they hold all there is.
+        for _ in 0..FRAME_MEMORY_BYTES / BATCH_BYTES_MAX {
+            let frames = budget.frames();
+            held.push(frames.take(BATCH_BYTES_MAX).await);
+            sessions.push(frames);
+        }
+        for session in &sessions {
+            held.push(session.take(BATCH_BYTES_MAX).await);
+        }
+        // Who holds nothing waits.
+        let late = budget.frames();
+        let mut waiting = std::pin::pin!(late.take(1));
+        let waited = timeout(Duration::from_mins(1), &mut waiting).await;
+        assert!(waited.is_err());
+        held.clear();
+        waiting.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_session_never_holds_the_memory_of_all() {
+        let budget = Budget::new();
+        let greedy = budget.frames();
+        let mut held = Vec::new();
+        while let Ok(memory) = timeout(Duration::from_mins(1), greedy.take(BATCH_BYTES_MAX)).await {
+            held.push(memory);
+        }
+        assert_eq!(held.len() * BATCH_BYTES_MAX, SESSION_FRAME_BYTES_MAX);
+        budget.frames().take(BATCH_BYTES_MAX).await;
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::append::Intake;
-use super::credit::Counted;
+use super::credit::{Counted, Frames};
 use super::fence::{Tenure, fenced};
 use super::peer::{ControlWriter, Peer, Streams};
 use super::streams::{self, TcpStreams};
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     session: Mutex<BrokerSession>,
     intakes: Mutex<BTreeMap<Slot, Arc<Intake>>>,
+    pub(super) frames: Frames,
     guest: OnceLock<Guest>,
     started: Instant,
 }
@@ -146,6 +147,7 @@ pub(super) async fn run(broker: Broker, peer: Peer) {
         news: Notify::new(),
         session: Mutex::new(BrokerSession::new(peer.streams.liveness(), Duration::ZERO)),
         intakes: Mutex::default(),
+        frames: broker.budget.frames(),
         guest: OnceLock::new(),
         started: Instant::now(),
     });

@@ -7,16 +7,20 @@ use bytes::{Bytes, BytesMut};
 use commitlog::limits::CHUNK_BYTES_MAX;
 use commitlog::wire::chunk::{Chunk, ChunkDecoder};
 use commitlog::wire::frame::{FrameDecoder, FrameEvent};
+use commitlog::wire::message::Slot;
 use quinn::{Connection, RecvStream};
 use tokio::io::{AsyncReadExt, ReadHalf};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::append::Intake;
+use super::credit::FrameMemory;
 use super::peer::TcpConnection;
 use super::session::{Shared, Verdict};
-use crate::limits::{FRAME_BYTES_PER_SECOND_MIN, FRAME_PROGRESS_GRACE, SLOT_QUEUE_BATCHES};
+use crate::limits::{
+    FRAME_BYTES_PER_SECOND_MIN, FRAME_PROGRESS_GRACE, SESSION_TICK, SLOT_QUEUE_BATCHES,
+};
 
 /// Chunks taken from a QUIC stream at once: a datagram's worth each.
 const CHUNKS_AT_ONCE: usize = 32;
@@ -73,12 +77,13 @@ async fn read(mut stream: RecvStream, shared: Arc<Shared>) -> Result<(), Verdict
                 match event {
                     FrameEvent::Header(header) => intake = Some(shared.begin(header)?),
                     FrameEvent::Begins(bytes) => {
-                        memory = Some(memory_of(&shared, bytes).await?);
+                        let intake = intake.as_ref().expect(HEADER_FIRST);
+                        memory = Some(memory_of(&shared, intake.slot, bytes).await?);
                         deadline = Deadline::of_frame(bytes);
                     }
                     FrameEvent::Batch(batch) => {
-                        let intake: &Arc<Intake> =
-                            intake.as_ref().expect("a header comes before any batch");
+                        let intake: &Arc<Intake> = intake.as_ref().expect(HEADER_FIRST);
+                        memory.as_mut().map(FrameMemory::received);
                         match intake.append(batch, &shared).await {
                             Err(Verdict::SlotEnds) => return Ok(()),
                             other => other?,
@@ -101,7 +106,7 @@ fn next_event(
 }
 
 /// A batch that waits for its slot, with its memory.
-type Queued = (Vec<u8>, OwnedSemaphorePermit);
+type Queued = (Vec<u8>, FrameMemory);
 
 /// The streams of a TCP connection.
 pub(super) struct TcpStreams {
@@ -115,7 +120,7 @@ pub(super) struct TcpStreams {
 struct TcpSlot {
     decoder: FrameDecoder,
     deadline: Deadline,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<FrameMemory>,
     queue: Option<mpsc::Sender<Queued>>,
 }
 
@@ -209,12 +214,13 @@ impl TcpStreams {
                     self.appending.spawn(append_all(intake, batches, shared));
                 }
                 FrameEvent::Begins(bytes) => {
-                    it.memory = Some(memory_of(&self.shared, bytes).await?);
+                    it.memory = Some(memory_of(&self.shared, Slot(slot), bytes).await?);
                     it.deadline = Deadline::of_frame(bytes);
                 }
                 FrameEvent::Batch(batch) => {
-                    let memory = it.memory.take().expect("taken when the batch began");
-                    let queue = it.queue.as_ref().expect("a header comes before any batch");
+                    let mut memory = it.memory.take().expect("taken when the batch began");
+                    memory.received();
+                    let queue = it.queue.as_ref().expect(HEADER_FIRST);
                     // A closed queue is a slot that ended: what still comes of it is not wanted.
                     if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send((batch, memory))
                     {
@@ -230,15 +236,28 @@ impl TcpStreams {
     }
 }
 
-/// Waits for memory; the peer is not to blame for the wait.
-async fn memory_of(shared: &Shared, bytes: usize) -> Result<OwnedSemaphorePermit, Verdict> {
-    let mut memory = std::pin::pin!(shared.broker.budget.memory(bytes));
+/// Waits for the memory of a batch that its slot's credit allows. The peer is not to blame for the wait.
+async fn memory_of(shared: &Shared, slot: Slot, bytes: usize) -> Result<FrameMemory, Verdict> {
+    let credit = shared.session().credit_left(slot);
+    if bytes as u64 > credit {
+        return Err(Verdict::Protocol(format!(
+            "a batch of {bytes} bytes begins where slot {} has credit for {credit}",
+            slot.0
+        )));
+    }
+    let began = Instant::now();
+    let mut memory = std::pin::pin!(shared.frames.take(bytes));
     loop {
         tokio::select! {
             biased;
-            permit = &mut memory => return Ok(permit),
+            memory = &mut memory => return Ok(memory),
             () = shared.stop.cancelled() => return Err(Verdict::Lost("stopped".to_owned())),
-            () = sleep(Duration::from_secs(1)) => shared.heard(),
+            () = sleep(SESSION_TICK) => shared.heard(),
+        }
+        // Alone it may wait for ever; but what has come in part could wait for bytes behind this wait.
+        if shared.frames.is_receiving() && began.elapsed() > FRAME_PROGRESS_GRACE {
+            let why = "the batches that were begun leave no memory to end them";
+            return Err(Verdict::StartOver(why.to_owned()));
         }
     }
 }
@@ -297,3 +316,5 @@ impl Deadline {
         }
     }
 }
+
+const HEADER_FIRST: &str = "a header comes before any batch";
