@@ -248,6 +248,10 @@ pub const SESSION_TICK: Duration = Duration::from_millis(500);
 /// How long a session that ends waits for the fsync of what it appended.
 pub const SETTLE_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a session looks at no request for a certificate after the last: each costs a signature and
+/// an fsync, and agents need one in weeks.
+pub const RENEWAL_INTERVAL_MIN: Duration = Duration::from_hours(1);
+
 /// How often a user's own certificate is read again.
 pub const OWN_CERTIFICATE_LOOK_MS: i64 = 60_000;
 

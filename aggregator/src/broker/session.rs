@@ -30,7 +30,9 @@ use super::streams::{self, TcpStreams};
 use super::{Broker, refusal};
 use crate::agents::{Greeting, Host, Presence, Report};
 use crate::identity::peer::AgentIdentity;
-use crate::limits::{CONTROL_QUEUE_CHUNKS, HANDSHAKE_MAX, SESSION_TICK, SETTLE_GRACE};
+use crate::limits::{
+    CONTROL_QUEUE_CHUNKS, HANDSHAKE_MAX, RENEWAL_INTERVAL_MIN, SESSION_TICK, SETTLE_GRACE,
+};
 
 /// What the tasks of a session share.
 pub(super) struct Shared {
@@ -39,9 +41,9 @@ pub(super) struct Shared {
     pub(super) news: Notify,
     /// The session ends: reading stops, appends run to their end.
     pub(super) stop: CancellationToken,
+    pub(super) frames: Frames,
     session: Mutex<BrokerSession>,
     intakes: Mutex<BTreeMap<Slot, Arc<Intake>>>,
-    pub(super) frames: Frames,
     guest: OnceLock<Guest>,
     started: Instant,
 }
@@ -132,6 +134,8 @@ struct Driver {
     reading: JoinHandle<Result<(), Verdict>>,
     tenure: Option<Tenure>,
     linger: Duration,
+    /// When the last request for a certificate was looked at.
+    renewal: Option<Instant>,
 }
 
 enum ControlReader {
@@ -143,11 +147,11 @@ enum ControlReader {
 pub(super) async fn run(broker: Broker, peer: Peer) {
     let shared = Arc::new(Shared {
         stop: broker.shutdown.child_token(),
+        frames: broker.budget.frames(),
         broker,
         news: Notify::new(),
         session: Mutex::new(BrokerSession::new(peer.streams.liveness(), Duration::ZERO)),
         intakes: Mutex::default(),
-        frames: broker.budget.frames(),
         guest: OnceLock::new(),
         started: Instant::now(),
     });
@@ -182,6 +186,7 @@ pub(super) async fn run(broker: Broker, peer: Peer) {
         reading,
         tenure: None,
         linger: Duration::ZERO,
+        renewal: None,
     };
     driver.run().await;
 }
@@ -300,6 +305,14 @@ impl Driver {
             let why = format!("partition {} was opened again", intake.id);
             return Err(Verdict::StartOver(why));
         }
+        while self.watching.try_join_next().is_some() {}
+        let authority = &self.shared.broker.authority;
+        if let Err(refused) = authority.in_force(&self.identity) {
+            return Err(Verdict::Refused(refusal(
+                RefusalCode::BadCertificate,
+                refused.to_string(),
+            )));
+        }
         let now = self.shared.now();
         let mut session = self.shared.session();
         session
@@ -369,6 +382,17 @@ impl Driver {
     }
 
     async fn hello(&mut self, hello: Hello) -> Result<(), Verdict> {
+        let texts = [
+            &hello.host,
+            &hello.machine_id,
+            &hello.boot_id,
+            &hello.agent_version,
+        ];
+        if texts.iter().any(|text| text.contains(char::is_control)) {
+            return Err(Verdict::Protocol(
+                "a text of the Hello has control characters".to_owned(),
+            ));
+        }
         let broker = self.shared.broker.clone();
         let tenure = broker
             .fence
@@ -504,14 +528,31 @@ impl Driver {
     }
 
     async fn renew(&mut self, request: &[u8]) -> Result<(), Verdict> {
+        let too_soon = |last: Instant| last.elapsed() < RENEWAL_INTERVAL_MIN;
+        if self.renewal.is_some_and(too_soon) {
+            tracing::debug!(agent = self.identity.id.as_str(), "asked to renew too soon");
+            return Ok(());
+        }
+        self.renewal = Some(Instant::now());
         let authority = self.shared.broker.authority.clone();
         match authority.renew(&self.identity, request).await {
-            Ok(renewed) => self.say(|session| {
-                session.renewed(Renewed {
-                    certificates: renewed.certificates,
-                    authorities: renewed.authorities,
+            Ok(renewed) => {
+                let chain: Vec<_> = renewed
+                    .certificates
+                    .iter()
+                    .map(|it| it[..].into())
+                    .collect();
+                // Whoever was given a newer certificate need not connect anew to use it.
+                if let Ok(identity) = authority.peer(&chain) {
+                    self.identity.expires = identity.expires;
+                }
+                self.say(|session| {
+                    session.renewed(Renewed {
+                        certificates: renewed.certificates,
+                        authorities: renewed.authorities,
+                    })
                 })
-            }),
+            }
             Err(refused) => {
                 // The present certificate still holds; the agent asks again.
                 tracing::warn!(agent = self.identity.id.as_str(), "not renewed: {refused}");
