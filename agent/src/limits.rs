@@ -15,7 +15,14 @@ const _: () = assert!(
 );
 
 /// How long a record waits for others before its batch is cut, until the aggregator asks for more.
-pub const LINGER_DEFAULT: Duration = Duration::from_millis(2);
+pub const LINGER_DEFAULT: Duration = Duration::from_millis(4);
+
+/// The shortest linger, whatever an aggregator allows: the agent is a guest on its host, and each batch
+/// wakes three threads, the disk and the network.
+pub const LINGER_MIN: Duration = Duration::from_millis(3);
+
+/// How long events can wait for a turn that is due anyway. Longer, and a batch could be full meanwhile.
+pub const DEAF_MAX: Duration = Duration::from_millis(10);
 
 /// The longest linger that an aggregator can ask for.
 pub const LINGER_MAX: Duration = Duration::from_secs(5);

@@ -17,7 +17,7 @@ use commitlog::id::{Timestamp, TopicName, TopicPartition};
 use model::position::LineageId;
 
 use crate::ambient::Now;
-use crate::limits::{READ_BYTES, SPOOL_RETRY};
+use crate::limits::{LINGER_MIN, READ_BYTES, SPOOL_RETRY};
 use crate::router::Router;
 use crate::sources::{Next, Source};
 use crate::spool::Spool;
@@ -37,6 +37,8 @@ struct Flow {
     router: Router,
     destinations: Vec<Destination>,
     by_partition: HashMap<TopicPartition, DestinationId>,
+    /// When gathered batches were cut last.
+    cut_at: Option<Duration>,
     telemetry: Telemetry,
 }
 
@@ -77,6 +79,7 @@ impl Pipeline {
                 spool,
                 destinations: Vec::new(),
                 by_partition: HashMap::new(),
+                cut_at: None,
                 telemetry,
             },
         }
@@ -95,21 +98,14 @@ impl Pipeline {
             };
             next = next.min(source.turn(&mut out));
         }
-        let linger = *self.flow.spool.linger().borrow();
-        for destination in &mut self.flow.destinations {
-            if destination
-                .due(linger)
-                .is_some_and(|due| due <= now.monotonic)
-            {
-                destination.cut(&self.flow.spool, &self.flow.telemetry, now);
-            }
-            if destination.is_blocked() {
-                next = next.min(Next::At(now.monotonic + SPOOL_RETRY));
-            } else if let Some(due) = destination.due(linger) {
-                next = next.min(Next::At(due));
-            }
-        }
-        next
+        self.flow.cut_due(now);
+        next.min(Next::At(self.flow.due(now)))
+    }
+
+    /// Whether records are gathering: what comes before they are cut can wait for that turn.
+    pub fn is_gathering(&self) -> bool {
+        let mut destinations = self.flow.destinations.iter();
+        destinations.any(|destination| destination.opened_at().is_some())
     }
 
     /// Cuts and appends what is gathered; whether all of it is in the spool.
@@ -131,6 +127,38 @@ impl Pipeline {
     /// The spool that this pipeline fills.
     pub fn spool(&self) -> &Spool {
         &self.flow.spool
+    }
+}
+
+impl Flow {
+    /// When open batches are to be cut, all at once. The first record after a quiet time goes at once:
+    /// it has nobody to wait for; those that follow gather for the linger. Either way at most one batch
+    /// is cut in each linger, because each wakes the disk and the network.
+    fn gathered_at(&self) -> Option<Duration> {
+        let opened = self.destinations.iter().filter_map(Destination::opened_at);
+        let opened = opened.min()?;
+        let linger = self.spool.linger().borrow().max(LINGER_MIN);
+        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
+        Some(since_last.clamp(opened, opened + linger))
+    }
+
+    fn cut_due(&mut self, now: Now) {
+        if self.gathered_at().is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        self.cut_at = Some(now.monotonic);
+        for destination in &mut self.destinations {
+            destination.cut(&self.spool, &self.telemetry, now);
+        }
+    }
+
+    /// When something is to be cut or offered again.
+    fn due(&self, now: Now) -> Duration {
+        let mut due = now.monotonic + IDLE_MAX;
+        if self.destinations.iter().any(Destination::is_blocked) {
+            due = due.min(now.monotonic + SPOOL_RETRY);
+        }
+        self.gathered_at().map_or(due, |at| due.min(at))
     }
 }
 

@@ -22,8 +22,6 @@ pub(super) struct Destination {
     positions: Vec<Placed>,
     /// When the open batch got its first record.
     opened_at: Duration,
-    /// When the last batch was cut.
-    cut_at: Option<Duration>,
     /// Not to be cut before this: it failed.
     retry_at: Duration,
     /// Cut, but not in the spool yet, with the positions of each.
@@ -38,7 +36,6 @@ impl Destination {
             builder: BatchBuilder::new(),
             positions: Vec::new(),
             opened_at: Duration::ZERO,
-            cut_at: None,
             retry_at: Duration::ZERO,
             waiting: VecDeque::new(),
             encoded: Vec::new(),
@@ -97,16 +94,10 @@ impl Destination {
         }
     }
 
-    /// When the open batch is to be cut. The first record after a quiet time goes at once: it has
-    /// nobody to wait for; those that follow gather for the linger. Either way at most one batch is
-    /// cut in each linger.
-    pub(super) fn due(&self, linger: Duration) -> Option<Duration> {
-        if self.builder.is_empty() || self.is_blocked() {
-            return None;
-        }
-        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
-        let due = since_last.clamp(self.opened_at, self.opened_at + linger);
-        Some(due.max(self.retry_at))
+    /// When the open batch got its first record; `None` while it cannot be cut.
+    pub(super) fn opened_at(&self) -> Option<Duration> {
+        let can_be_cut = !self.builder.is_empty() && !self.is_blocked();
+        can_be_cut.then(|| self.opened_at.max(self.retry_at))
     }
 
     /// Cuts the open batch and offers it to the spool.
@@ -114,7 +105,7 @@ impl Destination {
         if self.builder.is_empty() || self.is_blocked() {
             return;
         }
-        match self.finish(spool, now) {
+        match self.finish(spool) {
             Ok(()) => self.offer(spool, telemetry),
             Err(error) => self.try_later(&error, now),
         }
@@ -122,7 +113,7 @@ impl Destination {
 
     /// Cuts a batch of one record; whether it could be cut. When not, the record is gone from here.
     pub(super) fn cut_alone(&mut self, spool: &Spool, telemetry: &Telemetry, now: Now) -> bool {
-        match self.finish(spool, now) {
+        match self.finish(spool) {
             Ok(()) => {}
             Err(error) if error.kind == ErrorKind::Input => {
                 self.builder.clear();
@@ -144,11 +135,10 @@ impl Destination {
         self.retry_at = now.monotonic + SPOOL_RETRY;
     }
 
-    fn finish(&mut self, spool: &Spool, now: Now) -> Result<()> {
+    fn finish(&mut self, spool: &Spool) -> Result<()> {
         let producer = spool.next_producer(&self.partition)?;
         let mut batches = Vec::with_capacity(1);
         self.builder.finish(producer, &mut batches)?;
-        self.cut_at = Some(now.monotonic);
         // Batches are cut small enough to stay one; were there several, the last has the positions.
         let last = batches.pop();
         self.waiting

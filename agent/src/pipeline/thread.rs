@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use crate::ambient::{Clock, Now};
+use crate::limits::DEAF_MAX;
 use crate::sources::Next;
 
 /// Ends the data thread's sleep. Clones wake the same thread.
@@ -118,8 +119,11 @@ fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
 }
 
 fn sleep(pipeline: &Pipeline, waker: &Waker, pause: Duration) {
+    // While records gather, the turn that cuts them takes what comes until then: one wake-up for all.
+    let is_deaf = pause <= DEAF_MAX && pipeline.is_gathering();
     let mut fds: Vec<PollFd<'_>> = pipeline
         .events()
+        .filter(|_| !is_deaf)
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
     fds.push(PollFd::from_borrowed_fd(
