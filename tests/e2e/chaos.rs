@@ -20,7 +20,7 @@ fn twenty_kills_lose_double_and_reorder_nothing() -> Result<()> {
         kills: 20,
         seed,
         rate: 2_000,
-        rotations: vec![Rotation::Rename, Rotation::Create],
+        rotations: vec![Rotation::Rename, Rotation::Create, Rotation::Copytruncate],
         rotate_lines: 3_000,
         pause_max: Duration::from_millis(1_500),
     };

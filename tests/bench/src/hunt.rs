@@ -169,7 +169,7 @@ pub(crate) fn sim(options: &SimOptions) -> Result<Report> {
             "sim",
             "--",
             "--nocapture",
-            "seeds",
+            "all_seeds",
         ])
         .env("WEIR_SIM_SEEDS", options.seeds.to_string())
         .env("WEIR_SIM_FIRST_SEED", options.first.to_string())
