@@ -45,6 +45,9 @@ pub async fn run(
         () = running.failed() => true,
     };
     running.stop().await?;
-    anyhow::ensure!(!failed, "a part of the agent ended; the events above say why");
+    anyhow::ensure!(
+        !failed,
+        "a part of the agent ended; the events above say why"
+    );
     Ok(())
 }

@@ -31,13 +31,20 @@ pub mod telemetry;
 pub mod topics;
 
 /// Runs an aggregator until `shutdown`, or until a part that must run has ended.
-pub async fn run(config: AggregatorConfig, parts: Parts, shutdown: CancellationToken) -> Result<()> {
+pub async fn run(
+    config: AggregatorConfig,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let running = running::start(config, parts).await?;
     let failed = tokio::select! {
         () = shutdown.cancelled() => false,
         () = running.failed() => true,
     };
     running.stop().await?;
-    anyhow::ensure!(!failed, "a part of the aggregator has ended; its log tells why");
+    anyhow::ensure!(
+        !failed,
+        "a part of the aggregator has ended; its log tells why"
+    );
     Ok(())
 }

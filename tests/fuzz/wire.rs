@@ -31,7 +31,9 @@ fn an_aggregator_understands_an_agent_or_refuses_it() {
 #[test]
 fn an_agent_understands_an_aggregator_or_leaves_it() {
     fuzz("wire-producer", &to_producer(), |bytes| {
-        PIECES.map(|piece| hear_aggregator(bytes, piece)).join(" / ")
+        PIECES
+            .map(|piece| hear_aggregator(bytes, piece))
+            .join(" / ")
     });
 }
 

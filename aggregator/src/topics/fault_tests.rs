@@ -79,7 +79,10 @@ async fn a_failed_fsync_closes_one_partition_which_opens_again() {
         offset(3),
         "no watermark without an fsync"
     );
-    assert!(!bad.is_current(stale), "sessions see at once that they must start over");
+    assert!(
+        !bad.is_current(stale),
+        "sessions see at once that they must start over"
+    );
     assert!(
         topics.problems()[0].contains("logs-0"),
         "{:?}",
