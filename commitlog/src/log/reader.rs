@@ -113,6 +113,10 @@ impl LogReader {
                 _ => fetch(&run, &mut slice),
             }
         }
+        if !slice.gaps.is_empty() {
+            // What retention unlinked under this read is trimmed, not damaged.
+            self.bound(from, until)?;
+        }
         Ok(slice)
     }
 
