@@ -34,6 +34,8 @@ pub enum Conflict {
     BehindSpool,
     /// Its last batch is not the spool's batch of that sequence: two spools use the id.
     OtherContent,
+    /// It has some of what the spool holds, and no batch left to compare: whose they were is unproven.
+    NothingToCompare,
 }
 
 impl std::fmt::Display for Conflict {
@@ -47,6 +49,9 @@ impl std::fmt::Display for Conflict {
                  (it went to another aggregator, or this one was rolled back)"
             }
             Conflict::OtherContent => "the aggregator has other content at the same place (a clone)",
+            Conflict::NothingToCompare => {
+                "the aggregator no longer has the batches by which content could be compared"
+            }
         })
     }
 }
@@ -81,13 +86,18 @@ pub fn resume(
             Conflict::BehindSpool
         }));
     };
-    if let Some((sequence, crc)) = progress.last {
-        let is_kept = offset_before(next, progress.next.since(sequence)) >= Some(spool.start);
-        match crc_at(sequence)? {
-            Some(ours) if ours != crc => return Ok(Resume::Conflict(Conflict::OtherContent)),
-            None if is_kept => return Ok(Resume::Conflict(Conflict::OtherContent)),
-            _ => {}
+    match progress.last {
+        Some((sequence, crc)) => {
+            let is_kept = offset_before(next, progress.next.since(sequence)) >= Some(spool.start);
+            match crc_at(sequence)? {
+                Some(ours) if ours != crc => return Ok(Resume::Conflict(Conflict::OtherContent)),
+                None if is_kept => return Ok(Resume::Conflict(Conflict::OtherContent)),
+                _ => {}
+            }
         }
+        // Freeing on the word of sequences alone would lose what a clone's batches stand for.
+        None if next > spool.start => return Ok(Resume::Conflict(Conflict::NothingToCompare)),
+        None => {}
     }
     let durable = offset_before(next, progress.next.since(progress.durable));
     Ok(Resume::At {
@@ -156,7 +166,7 @@ mod tests {
         check((0, 50), (0, 0, None), at(0, 0));
         // Past 2³¹ records the sequences have wrapped to 2.
         let far = (1 << 31) + 2;
-        check((far - 12, far + 38), (2, 2, None), at(far, far));
+        check((far, far + 38), (2, 2, None), at(far, far));
     }
 
     #[test]
@@ -184,6 +194,11 @@ mod tests {
             (0, 50),
             (25, 10, Some((15, 7))),
             conflict(Conflict::OtherContent),
+        );
+        check(
+            (0, 50),
+            (20, 20, None),
+            conflict(Conflict::NothingToCompare),
         );
     }
 }
