@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use commitlog::limits::BATCH_BYTES_MAX;
 
-/// Raw bytes at which a batch is cut. Incompressible lines must still fit one batch, because only the
-/// last record of a batch carries the position: a batch cut in halves could be spooled by half.
-/// zstd level 1 looks back 512 KiB, so larger batches would hardly compress better.
-pub const BATCH_RAW_BYTES_TARGET: usize = 480 * 1024;
+/// Raw bytes at which a batch is cut. Every batch costs wake-ups, an fsync and a round trip, so large
+/// ones are cheap; zstd looks back 256 KiB, so larger ones would hardly compress better.
+pub const BATCH_RAW_BYTES_TARGET: usize = 1024 * 1024;
+
+/// Raw bytes between two records that carry positions, at most. A batch that turns out not to compress
+/// is cut behind such a record, because a part that ends elsewhere could be spooled alone and its lines
+/// read again: what lies between two of them must fit a batch whatever it is.
+pub const POSITION_EVERY_BYTES: usize = 480 * 1024;
 
 const _: () = assert!(
-    BATCH_RAW_BYTES_TARGET + BATCH_RAW_BYTES_TARGET / 128 + 1024 <= BATCH_BYTES_MAX,
+    POSITION_EVERY_BYTES + POSITION_EVERY_BYTES / 128 + 1024 <= BATCH_BYTES_MAX,
     "zstd adds at most a 256th and a header to what it cannot compress"
 );
 

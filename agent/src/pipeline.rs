@@ -239,12 +239,18 @@ impl Batch<'_> {
         self.destination.fits(record_bytes)
     }
 
+    /// Whether so many more bytes can be pushed before a record that carries a position.
+    pub fn can_go_without_position(&self, bytes: usize) -> bool {
+        self.destination.can_go_without_position(bytes)
+    }
+
     /// Adds a record. The caller has asked [`fits`](Self::fits), or the batch is empty.
     pub fn push(&mut self, value: &[u8], headers: &HeaderBlock) {
         self.destination.push(value, headers, None, self.now);
     }
 
-    /// Adds the last record that this turn or this batch has of a file, with the position it ends at.
+    /// Adds a record with the position it ends at: at least the last that this turn or this batch has of
+    /// a file.
     pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Placed) {
         self.destination
             .push(value, headers, Some(placed), self.now);

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord, RECORD_OVERHEAD_MAX};
+use commitlog::batch::header::BatchHeader;
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::TopicPartition;
 use model::header;
 
 use crate::ambient::Now;
-use crate::limits::{BATCH_RAW_BYTES_TARGET, SPOOL_RETRY};
+use crate::limits::{BATCH_RAW_BYTES_TARGET, POSITION_EVERY_BYTES, SPOOL_RETRY};
 use crate::spool::positions::Placed;
 use crate::spool::{Spool, Taken};
 use crate::telemetry::Telemetry;
@@ -18,8 +19,12 @@ use crate::telemetry::Telemetry;
 pub(super) struct Destination {
     partition: TopicPartition,
     builder: BatchBuilder,
-    /// Positions that the open batch carries.
-    positions: Vec<Placed>,
+    /// Raw bytes at which the open batch is cut: less after one that did not compress.
+    target: usize,
+    /// The raw bytes up to and with the last record that carries a position.
+    positioned: usize,
+    /// Positions that the open batch carries, each with the number of records up to its own.
+    positions: Vec<(u32, Placed)>,
     /// When the open batch got its first record.
     opened_at: Duration,
     /// Not to be cut before this: it failed.
@@ -34,6 +39,8 @@ impl Destination {
         Destination {
             partition,
             builder: BatchBuilder::new(),
+            target: BATCH_RAW_BYTES_TARGET,
+            positioned: 0,
             positions: Vec::new(),
             opened_at: Duration::ZERO,
             retry_at: Duration::ZERO,
@@ -53,8 +60,15 @@ impl Destination {
 
     #[inline]
     pub(super) fn fits(&self, record_bytes: usize) -> bool {
-        self.builder.raw_bytes() + record_bytes + RECORD_OVERHEAD_MAX <= BATCH_RAW_BYTES_TARGET
+        self.builder.raw_bytes() + record_bytes + RECORD_OVERHEAD_MAX <= self.target
             && self.builder.fits(record_bytes)
+    }
+
+    /// Whether records of so many more bytes can do without a position before they end.
+    #[inline]
+    pub(super) fn can_go_without_position(&self, bytes: usize) -> bool {
+        let since = self.builder.raw_bytes() - self.positioned;
+        since + bytes + RECORD_OVERHEAD_MAX <= POSITION_EVERY_BYTES
     }
 
     #[inline]
@@ -80,7 +94,8 @@ impl Destination {
             placed.position.encode(&mut self.encoded);
             record.extra = Some((header::POSITION, &self.encoded));
             self.builder.push(&record);
-            self.positions.push(placed);
+            self.positioned = self.builder.raw_bytes();
+            self.positions.push((self.builder.record_count(), placed));
         } else {
             self.builder.push(&record);
         }
@@ -90,7 +105,7 @@ impl Destination {
     pub(super) fn note(&mut self, placed: Placed) {
         match self.waiting.back_mut() {
             Some((_, positions)) if self.builder.is_empty() => positions.push(placed),
-            _ => self.positions.push(placed),
+            _ => self.positions.push((self.builder.record_count(), placed)),
         }
     }
 
@@ -118,6 +133,7 @@ impl Destination {
             Err(error) if error.kind == ErrorKind::Input => {
                 self.builder.clear();
                 self.positions.clear();
+                self.positioned = 0;
                 return false;
             }
             Err(error) => {
@@ -135,16 +151,30 @@ impl Destination {
         self.retry_at = now.monotonic + SPOOL_RETRY;
     }
 
+    /// Seals the open batch: one, or several where it does not compress, each with the positions that
+    /// its own records carry.
     fn finish(&mut self, spool: &Spool) -> Result<()> {
         let producer = spool.next_producer(&self.partition)?;
         let mut batches = Vec::with_capacity(1);
+        let raw_bytes = self.builder.raw_bytes();
         self.builder.finish(producer, &mut batches)?;
-        // Batches are cut small enough to stay one; were there several, the last has the positions.
-        let last = batches.pop();
-        self.waiting
-            .extend(batches.into_iter().map(|batch| (batch, Vec::new())));
-        let positions = std::mem::take(&mut self.positions);
-        self.waiting.extend(last.map(|batch| (batch, positions)));
+        self.positioned = 0;
+        let bytes: usize = batches.iter().map(Vec::len).sum();
+        self.target = if bytes > raw_bytes / DENSE {
+            POSITION_EVERY_BYTES
+        } else {
+            BATCH_RAW_BYTES_TARGET
+        };
+        let mut positions = self.positions.drain(..).peekable();
+        let mut records = 0;
+        for batch in batches {
+            records += BatchHeader::parse(&batch)?.record_count;
+            let mut own = Vec::new();
+            while let Some((_, placed)) = positions.next_if(|(at, _)| *at <= records) {
+                own.push(placed);
+            }
+            self.waiting.push_back((batch, own));
+        }
         Ok(())
     }
 
@@ -155,12 +185,7 @@ impl Destination {
             match spool.append(&self.partition, batch, positions) {
                 Ok(Taken::Yes) => {
                     telemetry.count_batch(bytes);
-                    let (_, mut positions) = self.waiting.pop_front().unwrap_or_default();
-                    if self.positions.capacity() < positions.capacity() && self.positions.is_empty()
-                    {
-                        positions.clear();
-                        self.positions = positions;
-                    }
+                    self.waiting.pop_front();
                 }
                 Ok(Taken::Wait) => return,
                 Err(error) => {
@@ -171,3 +196,6 @@ impl Destination {
         }
     }
 }
+
+/// Batches that keep more than this part of their raw bytes are cut small: large ones might not fit.
+const DENSE: usize = 3;

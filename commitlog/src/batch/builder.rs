@@ -3,7 +3,9 @@
 //! [`BatchBuilder::push`] encodes a record behind the others: one reservation, one copy of each part.
 //! What all records of a source share, their headers, is encoded once in a [`HeaderBlock`].
 //! [`BatchBuilder::finish`] compresses everything as one zstd frame with a context that is kept, and
-//! seals it. When that passes [`BATCH_BYTES_MAX`], the records are cut into halves, and those again.
+//! seals it. When that passes [`BATCH_BYTES_MAX`], the records are cut into halves, and those again;
+//! behind a record that bears a header of its own where there is one, because it ends what belongs
+//! together.
 //!
 //! Invariants: offset deltas run from 0 without holes, the maximum timestamp is exact, the halves'
 //! sequences continue each other, and `verify` accepts every batch that comes out.
@@ -135,6 +137,7 @@ impl BatchBuilder {
             .extend_from_slice(&shared.bytes[shared.headers_at..]);
         append_header(&mut self.extra, name, value);
         self.run.push(record, &self.extra);
+        self.run.ends.push(self.run.count);
     }
 
     /// The bytes of the records so far, before compression.
@@ -164,7 +167,7 @@ impl BatchBuilder {
     }
 
     /// Cuts what was pushed: one batch, or several where one would be too large, appended to `out`
-    /// with base offset 0 each. The first record gets the producer's `base_sequence`, the others
+    /// with base offset 0 each. Where records bear a header of their own, the cut is behind one. The first record gets the producer's `base_sequence`, the others
     /// follow. The builder is empty afterwards.
     ///
     /// An [`ErrorKind::Input`] error names a record that fits into no batch, because it is longer than
@@ -200,6 +203,8 @@ struct Run {
     longest: usize,
     base_timestamp: i64,
     max_timestamp: i64,
+    /// The numbers of records up to and with each that bears a header of its own.
+    ends: Vec<u32>,
 }
 
 /// Compresses and seals.
@@ -272,21 +277,30 @@ impl Run {
         self.max_timestamp = self.max_timestamp.max(timestamp);
     }
 
-    /// Two runs of the same records, the first the shorter one when the count is odd.
+    /// Two runs of the same records, about equal as far as the places for a cut allow.
     fn halves(&self) -> Result<[Run; 2]> {
+        let middle = self.count / 2;
+        let inner = self.ends.iter().filter(|&&end| end < self.count);
+        let cut = inner.min_by_key(|end| end.abs_diff(middle));
+        let cut = cut.copied().unwrap_or(middle);
         let mut halves = [Run::default(), Run::default()];
         let mut rest = &self.bytes[..];
         for index in 0..self.count {
             let record = RawRecord::take(&mut rest)
                 .ok_or_else(|| Error::damaged(format!("record {index} is not as it was made")))?;
-            let half = usize::from(index >= self.count / 2);
+            let half = usize::from(index >= cut);
             halves[half].push_encoded(self.base_timestamp + record.timestamp_delta, &record);
+        }
+        for &end in &self.ends {
+            let (half, before) = if end > cut { (1, cut) } else { (0, 0) };
+            halves[half].ends.push(end - before);
         }
         Ok(halves)
     }
 
     fn clear(&mut self) {
         self.bytes.clear();
+        self.ends.clear();
         self.count = 0;
         self.longest = 0;
     }

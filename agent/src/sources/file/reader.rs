@@ -4,7 +4,7 @@
 //! a file that was truncated or written anew is noticed by the very read that would have gone wrong,
 //! however large it has grown again. The bytes go from the read buffer into the open batch: one copy.
 //! One line is held back until it is known whether it is the last that this batch has of the file: the
-//! last one carries the position.
+//! last one carries the position, and others between when there is much.
 
 use std::fs::File;
 use std::io;
@@ -331,25 +331,27 @@ impl Cutter<'_, '_, '_> {
         let values = held.to - held.from + next.to - next.from;
         // Both or none: a record pushed without a position must be followed by one with it.
         let both = values + 2 * stream.split.encoded_bytes() + RECORD_OVERHEAD_MAX;
-        if self.target.batch.fits(both) {
+        if !self.target.batch.fits(both) {
+            self.push_last(held)?;
+            self.target.batch.cut()?;
+        } else if !self.target.batch.can_go_without_position(both) {
+            self.push_last(held)?;
+        } else {
             let value = &self.bytes[held.from..held.to];
             self.target.batch.push(value, headers(stream, held.kind));
             self.taken.records += 1;
-        } else {
-            self.push_last(held)?;
-            self.target.batch.cut()?;
         }
         Ok(Some(next))
     }
 
-    /// Pushes the last record of this turn or this batch, with the position after it.
+    /// Pushes a record with the position after it: the last of this turn or this batch, or one between.
     fn push_last(&mut self, last: Held) -> Result<(), Refused> {
         let headers = headers(self.target.stream, last.kind);
         let bytes = last.to - last.from + headers.encoded_bytes();
         if !self.target.batch.fits(bytes) {
             self.target.batch.cut()?;
         }
-        if !self.target.batch.fits(bytes) {
+        if !self.target.batch.can_go_without_position(bytes) {
             return self.push_alone(last);
         }
         let placed = self.move_to(last.next);

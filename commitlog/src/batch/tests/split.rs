@@ -74,6 +74,39 @@ fn what_does_not_compress_is_cut_into_halves() {
 }
 
 #[test]
+fn a_cut_is_behind_a_record_with_a_header_of_its_own() {
+    let mut builder = BatchBuilder::new();
+    let headers = HeaderBlock::default();
+    // Four runs, each of which fits a batch, and no two of them.
+    let runs = [3, 40, 2, 30];
+    for (run, records) in (0..).zip(runs) {
+        for index in 0..records {
+            let value = noise(
+                run * 100 + index,
+                400 * 1024 / usize::try_from(records).unwrap(),
+            );
+            builder.push(&NewRecord {
+                timestamp: Timestamp(5),
+                key: None,
+                value: &value,
+                headers: &headers,
+                extra: (index + 1 == records).then_some(("position", &b"here"[..])),
+            });
+        }
+    }
+    let mut batches = Vec::new();
+    builder.finish(producer(0), &mut batches).unwrap();
+    let counts = batches
+        .iter()
+        .map(|batch| verify(batch).unwrap().record_count);
+    assert_eq!(
+        counts.collect::<Vec<_>>(),
+        runs.map(|it| u32::try_from(it).unwrap())
+    );
+    assert!(builder.is_empty());
+}
+
+#[test]
 fn more_raw_bytes_than_a_batch_holds_are_cut() {
     let value = vec![b'a'; 3 * 1024 * 1024];
     assert_eq!(check_cut(&vec![told(5, &value); 4], 0), 2);
