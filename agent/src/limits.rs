@@ -81,6 +81,17 @@ pub const QUIC_SEND_WINDOW_BYTES: u64 = 12 * 1024 * 1024;
 /// them halve what sending costs; where the path takes 1,500 bytes the probes fail and nothing changes.
 pub const QUIC_DATAGRAM_BYTES_MAX: u16 = 8952;
 
+/// QUIC: so many datagrams may come before the aggregator acknowledges them at once; fewer wait for the
+/// acknowledgement delay, or go with what it says anyway. Each acknowledgement is a packet on both sides.
+pub const QUIC_DATAGRAMS_PER_ACK: u32 = 10;
+
+/// An fsync of at least so many bytes is followed by a rest: more batches are coming as fast as they can
+/// be made, and one fsync for several of them costs as much as for one.
+pub const SYNC_BUSY_BYTES: u64 = 128 * 1024;
+
+/// The rest after a large fsync.
+pub const SYNC_REST: Duration = Duration::from_millis(5);
+
 /// QUIC: what an aggregator may send unread: acknowledgements, a few bytes each.
 pub const QUIC_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
 

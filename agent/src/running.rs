@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, sleep};
 
 use anyhow::{Context, ensure};
 use commitlog::storage::Storage;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ambient::{Clock, Random, system_clock, system_random};
 use crate::config::{AgentConfig, StartAt as ConfigStartAt};
 use crate::identity::ClientIdentity;
-use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN};
+use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, SYNC_BUSY_BYTES, SYNC_REST};
 use crate::pipeline::Pipeline;
 use crate::pipeline::thread::{Waker, spawn};
 use crate::producer::transport::{SystemTransport, Transport};
@@ -178,8 +178,10 @@ fn start_sync(
     let run = move || {
         let guard = failed.drop_guard();
         while !stop.load(Ordering::Acquire) {
-            if let SyncTurn::Idle(due) = spool.sync_turn() {
-                spool.wait_for_work(due);
+            match spool.sync_turn() {
+                SyncTurn::Idle(due) => spool.wait_for_work(due),
+                SyncTurn::Worked { bytes } if bytes >= SYNC_BUSY_BYTES => sleep(SYNC_REST),
+                SyncTurn::Worked { .. } => {}
             }
         }
         guard.disarm();

@@ -259,7 +259,7 @@ impl World {
                 self.pass(Duration::from_millis(1));
                 continue;
             }
-            while self.spool().sync_turn() == SyncTurn::Worked {}
+            while matches!(self.spool().sync_turn(), SyncTurn::Worked { .. }) {}
             return;
         }
         panic!("the agent does not come to rest");

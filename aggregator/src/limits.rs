@@ -35,6 +35,21 @@ pub const RETENTION_INTERVAL_MS: i64 = 60_000;
 /// cores. An idle thread costs nothing.
 pub const SYNC_THREADS: usize = 8;
 
+/// An fsync of at least so many bytes is followed by a rest: the partition gets more as fast as it can
+/// be sent, and one fsync for several batches costs as much as for one.
+pub const SYNC_BUSY_BYTES: usize = 128 * 1024;
+
+/// The rest of a partition after a large fsync.
+pub const SYNC_REST: Duration = Duration::from_millis(5);
+
+/// A write into the page cache that takes longer than this has waited for the disk, or for a processor
+/// that is busy elsewhere. The kernel throttles writers by tens of milliseconds at a time.
+pub const APPEND_IN_PLACE_MAX: Duration = Duration::from_millis(10);
+
+/// How long appends run on threads of their own after one that waited, in milliseconds: what throttles
+/// writes lasts about as long as the disk needs for what is dirty.
+pub const APPEND_APART_MS: i64 = 1_000;
+
 /// Threads that open partitions at start and close them at the end; each waits for the disk most of
 /// the time.
 pub const DISK_THREADS_MAX: usize = 8;

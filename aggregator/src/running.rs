@@ -110,6 +110,16 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
     })
 }
 
+/// The runtime that a server runs on. Half of the processors serve connections: the other half is for
+/// the threads that read, write and fsync, and a task that moves between threads wakes each of them.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((processors / 2).max(1))
+        .enable_all()
+        .build()
+}
+
 impl Running {
     /// Ends when a part that must run has ended: nothing is left but to stop.
     pub async fn failed(&self) {

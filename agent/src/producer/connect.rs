@@ -20,8 +20,8 @@ use super::Identity;
 use super::transport::{ByteStream, Transport};
 use crate::limits::{
     CONNECT_ADDRESSES_MAX, CONNECT_MAX, CONNECT_STAGGER, QUIC_AFTER_TCP_FAILED,
-    QUIC_DATAGRAM_BYTES_MAX, QUIC_IDLE_MAX, QUIC_KEEP_ALIVE, QUIC_RECEIVE_WINDOW_BYTES,
-    QUIC_SEND_WINDOW_BYTES, TCP_AFTER,
+    QUIC_DATAGRAM_BYTES_MAX, QUIC_DATAGRAMS_PER_ACK, QUIC_IDLE_MAX, QUIC_KEEP_ALIVE,
+    QUIC_RECEIVE_WINDOW_BYTES, QUIC_SEND_WINDOW_BYTES, TCP_AFTER,
 };
 
 /// A connection to an aggregator, authenticated on its side.
@@ -248,6 +248,8 @@ fn explain(error: &quinn::ConnectionError) -> String {
 /// CUBIC and segmentation offload are quinn's defaults and stay; 0-RTT stays off.
 fn transport_parameters() -> quinn::TransportConfig {
     let mut parameters = quinn::TransportConfig::default();
+    let mut acknowledgements = quinn::AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(QUIC_DATAGRAMS_PER_ACK.into());
     let idle = quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).expect("15 s fit a varint of ms");
     let mut path_mtu = quinn::MtuDiscoveryConfig::default();
     path_mtu.upper_bound(QUIC_DATAGRAM_BYTES_MAX);
@@ -262,6 +264,6 @@ fn transport_parameters() -> quinn::TransportConfig {
         .max_concurrent_uni_streams(0_u32.into())
         .max_concurrent_bidi_streams(0_u32.into())
         .datagram_receive_buffer_size(None)
-        .ack_frequency_config(Some(quinn::AckFrequencyConfig::default()));
+        .ack_frequency_config(Some(acknowledgements));
     parameters
 }

@@ -24,7 +24,10 @@ const RECHECK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncTurn {
     /// Something was done; there may be more by now.
-    Worked,
+    Worked {
+        /// What was appended since the last turn, in bytes.
+        bytes: u64,
+    },
     /// There was nothing to do. `Some`: something becomes due after this time.
     Idle(Option<Duration>),
 }
@@ -40,6 +43,8 @@ pub(crate) struct SnapshotState {
     /// Ends of the partitions at the last snapshot, in bytes ever written.
     pub(crate) bytes_at: u64,
     pub(crate) bytes_written: u64,
+    /// The same at the last turn.
+    pub(crate) bytes_seen: u64,
 }
 
 /// A snapshot on its way to disk.
@@ -62,6 +67,7 @@ impl Spool {
     pub fn sync_turn(&self) -> SyncTurn {
         *lock(&self.inner.signal.raised) = false;
         let partitions = self.all_partitions();
+        let bytes = self.written_since_last_turn();
         let capture = self.capture(&partitions, Due::IfNeeded);
         let synced = self.sync_all(&partitions);
         let mut worked = synced.anything;
@@ -75,7 +81,7 @@ impl Spool {
         }
         worked |= self.trim(&partitions);
         if worked {
-            return SyncTurn::Worked;
+            return SyncTurn::Worked { bytes };
         }
         let waiting = synced.failed
             || self.state().snapshot.noted
@@ -119,6 +125,12 @@ impl Spool {
 
     fn all_partitions(&self) -> BTreeMap<TopicPartition, Arc<Partition>> {
         self.state().partitions.clone()
+    }
+
+    fn written_since_last_turn(&self) -> u64 {
+        let snapshot = &mut self.state().snapshot;
+        let seen = std::mem::replace(&mut snapshot.bytes_seen, snapshot.bytes_written);
+        snapshot.bytes_written - seen
     }
 
     /// Takes the table and the offsets it covers, if a snapshot is due.

@@ -78,9 +78,11 @@ impl Intake {
                 // In this order: what is told as durable must have been told as appended.
                 shared.session().appended(self.slot, next);
                 self.wait_for(appended.next_offset, next);
-                self.settle(*self.partition.durable().borrow(), shared);
-                self.grant(shared);
-                shared.news.notify_one();
+                let is_durable = self.settle(*self.partition.durable().borrow(), shared);
+                // What is only appended is told with the next credit or fsync: a packet fewer.
+                if self.grant(shared) || is_durable {
+                    shared.news.notify_one();
+                }
                 Ok(())
             }
             Outcome::Conflict { base_sequence, .. } => {
@@ -159,15 +161,17 @@ impl Intake {
         }
     }
 
-    /// Lets the agent send more, unless memory or disk are short.
-    pub(super) fn grant(&self, shared: &Shared) {
+    /// Lets the agent send more, unless memory or disk are short. Says whether it did.
+    pub(super) fn grant(&self, shared: &Shared) -> bool {
         let window = shared.broker.budget.window();
         let mut session = shared.session();
         let left = session.credit_left(self.slot);
-        if left < (window / 2).max(CREDIT_WINDOW_MIN / 2) && !shared.broker.topics.disk().is_zero()
-        {
+        let is_due = left < (window / 2).max(CREDIT_WINDOW_MIN / 2)
+            && !shared.broker.topics.disk().is_zero();
+        if is_due {
             session.grant(self.slot, window);
         }
+        is_due
     }
 
     fn wait_for(&self, end: Offset, next: Sequence) {

@@ -4,12 +4,13 @@
 //! Invariant **I21**: a full disk takes the credits away and drops nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use commitlog::id::Timestamp;
 use tokio::sync::watch;
 
 use super::Topics;
-use crate::limits::DISK_FULL_PAUSE_MS;
+use crate::limits::{APPEND_APART_MS, APPEND_IN_PLACE_MAX, DISK_FULL_PAUSE_MS};
 
 /// Bytes that may still be sent before the disk reaches its high-water mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub(super) struct DiskGauge {
     credit: watch::Sender<DiskCredit>,
     /// Credits stay zero until then, whatever the free bytes say.
     refused_until_ms: AtomicI64,
+    /// Until then a write may wait for the disk.
+    slow_until_ms: AtomicI64,
     /// Whether it was said that the disk is full: each change is said once.
     said_full: AtomicBool,
 }
@@ -41,6 +44,7 @@ impl DiskGauge {
             // Until the first check nobody may send.
             credit: watch::Sender::new(DiskCredit(0)),
             refused_until_ms: AtomicI64::new(i64::MIN),
+            slow_until_ms: AtomicI64::new(i64::MIN),
             said_full: AtomicBool::new(false),
         }
     }
@@ -58,6 +62,19 @@ impl DiskGauge {
         let until = now.0.saturating_add(DISK_FULL_PAUSE_MS);
         self.refused_until_ms.store(until, Ordering::Relaxed);
         self.set(DiskCredit(0));
+    }
+
+    /// A write took `time`.
+    pub(super) fn wrote(&self, time: Duration, now: Timestamp) {
+        if time > APPEND_IN_PLACE_MAX {
+            let until = now.0.saturating_add(APPEND_APART_MS);
+            self.slow_until_ms.store(until, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether writes have waited for the disk a moment ago.
+    pub(super) fn is_slow(&self, now: Timestamp) -> bool {
+        now.0 < self.slow_until_ms.load(Ordering::Relaxed)
     }
 
     fn set(&self, credit: DiskCredit) {

@@ -1,12 +1,13 @@
 //! One partition: its one writer behind a mutex, its reader, its durable watermark.
 //!
-//! Appends, syncs and retention take the writer's lock on threads that may wait; an fsync runs
-//! outside of it. A sync that ran against a writer that failed meanwhile is told by the generation and
+//! Syncs, retention and appends that may wait take the writer's lock on threads of their own; an append
+//! that only copies into the page cache runs where the batch was received. An fsync runs outside of the
+//! lock. A sync that ran against a writer that failed meanwhile is told by the generation and
 //! changes nothing. `writer.rs` says how a writer comes and goes.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +40,8 @@ pub struct Partition {
     /// Wakes in the order of waiting, which `watch` does not: a simulation must replay.
     pub(super) durable_grew: Notify,
     pub(super) sync: Mutex<SyncState>,
+    /// Appended since an fsync began last.
+    pub(super) unsynced_bytes: AtomicUsize,
     pub(super) metrics: PartitionMetrics,
 }
 
@@ -76,8 +79,16 @@ impl Partition {
         generation: Generation,
         batch: Bytes,
     ) -> Result<Appended> {
+        // No copy unless other handles to the same buffer are alive.
+        let mut batch = BytesMut::from(batch);
+        if let Some(appended) = self.append_in_place(generation, &mut batch) {
+            return appended;
+        }
         let partition = Arc::clone(self);
-        let append = move || partition.append_now(generation, batch);
+        let append = move || {
+            let state = partition.lock_writer();
+            partition.append_now(state, generation, &mut batch)
+        };
         self.shared.blocking.run(append).await
     }
 
@@ -175,22 +186,50 @@ impl Partition {
         lock(&self.failure).clone()
     }
 
-    fn append_now(self: &Arc<Self>, generation: Generation, batch: Bytes) -> Result<Appended> {
-        // No copy unless other handles to the same buffer are alive.
-        let mut batch = BytesMut::from(batch);
+    /// Appends right here when that is a copy into the page cache and nothing else: another thread would
+    /// have to be woken, and fetch the batch from this processor's cache. `None`: it may have to wait.
+    pub(super) fn append_in_place(
+        self: &Arc<Self>,
+        generation: Generation,
+        batch: &mut [u8],
+    ) -> Option<Result<Appended>> {
         let now = (self.shared.clock)();
-        let mut state = self.lock_writer();
+        if self.shared.disk.is_slow(now) {
+            return None;
+        }
+        let mut state = self.writer.try_lock().ok()?;
+        let Writer::Open(log) = &mut state.writer else {
+            return None;
+        };
+        if !log.only_writes(batch, now) {
+            return None;
+        }
+        let began = Instant::now();
+        let appended = self.append_now(state, generation, batch);
+        self.shared.disk.wrote(began.elapsed(), now);
+        Some(appended)
+    }
+
+    fn append_now(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, WriterState>,
+        generation: Generation,
+        batch: &mut [u8],
+    ) -> Result<Appended> {
+        let now = (self.shared.clock)();
         let at = state.generation;
         let log = match &mut state.writer {
             Writer::Open(log) if at == generation => log,
             _ => return Err(self.opened_again()),
         };
-        let result = log.append(&mut batch, now);
+        let result = log.append(batch, now);
         match result {
             Ok(appended) => {
                 drop(state);
                 self.count(&appended, batch.len());
                 if matches!(appended.outcome, Outcome::Appended) {
+                    let bytes = batch.len();
+                    self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
                     self.mark_dirty();
                 }
                 Ok(appended)
@@ -227,10 +266,13 @@ impl Partition {
         }
     }
 
-    /// Syncs what is appended now, and tells the new watermark. For the sync threads.
-    pub(super) fn sync(self: &Arc<Self>) {
+    /// Syncs what is appended now, and tells the new watermark; then has `rest` wait, which is told how
+    /// many bytes that were. For the sync threads.
+    pub(super) fn sync(self: &Arc<Self>, rest: impl FnOnce(usize)) {
         *lock(&self.sync) = SyncState::Running;
+        let bytes = self.unsynced_bytes.swap(0, Ordering::Relaxed);
         self.sync_now();
+        rest(bytes);
         let again = {
             let mut state = lock(&self.sync);
             let again = *state == SyncState::RunningDirty;

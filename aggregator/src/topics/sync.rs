@@ -1,4 +1,5 @@
-//! Continuous group commit: while one fsync runs, the next group gathers. No timer.
+//! Continuous group commit: while one fsync runs, the next group gathers. No timer, but a short rest
+//! after a large group: what comes at full speed is fsynced a few batches at once.
 //!
 //! The first append to a partition queues it; a sync thread takes it, starts the sync under the
 //! partition's lock, runs the fsync outside, and finishes under the lock. Appends that come
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{Partition, Topics, lock};
 use crate::health::Health;
-use crate::limits::SYNC_THREADS;
+use crate::limits::{SYNC_BUSY_BYTES, SYNC_REST, SYNC_THREADS};
 
 /// Where a partition stands between an append and the fsync that covers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +104,7 @@ impl Topics {
             let Some(partition) = self.shared.dirty.pop() else {
                 break;
             };
-            partition.sync();
+            partition.sync(|_| {});
         }
         round
     }
@@ -131,13 +132,20 @@ impl Topics {
                 .spawn(move || {
                     let _until_it_ends = alive;
                     while let Some(partition) = topics.shared.dirty.wait() {
-                        partition.sync();
+                        partition.sync(rest);
                     }
                 })
                 .map_err(|error| Error::io("cannot start a sync thread", error))?;
             threads.threads.push(thread);
         }
         Ok(threads)
+    }
+}
+
+/// Keeps a partition that gets much from being fsynced at once again.
+fn rest(synced_bytes: usize) {
+    if synced_bytes >= SYNC_BUSY_BYTES {
+        std::thread::sleep(SYNC_REST);
     }
 }
 

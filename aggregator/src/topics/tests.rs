@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
 use commitlog::error::ErrorKind;
@@ -15,6 +15,7 @@ use commitlog::storage::disk::Disk;
 
 use super::*;
 use crate::health::Health;
+use crate::limits::{APPEND_APART_MS, APPEND_IN_PLACE_MAX};
 
 /// A clock that tests move.
 #[derive(Clone)]
@@ -123,6 +124,38 @@ pub(super) async fn append(
         .unwrap();
     assert_eq!(appended.outcome, Outcome::Appended);
     appended.base_offset.get()
+}
+
+#[tokio::test]
+async fn what_may_wait_for_the_disk_is_not_appended_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let config = config(dir.path(), &[("logs", 1)]);
+    let topics = open(config, Arc::new(Disk), &clock).unwrap();
+    let partition = topics.existing(&id("logs-0")).unwrap();
+    let standing = partition.producer(ProducerId::new(1).unwrap()).await;
+    let generation = standing.unwrap().generation;
+    let in_place = |sequence| {
+        let mut batch = BytesMut::from(batch(1, sequence, 2));
+        let appended = partition.append_in_place(generation, &mut batch)?;
+        Some(appended.unwrap().base_offset.get())
+    };
+    assert_eq!(in_place(0), Some(0));
+    assert_eq!(in_place(0), None, "a duplicate is looked up");
+    let writer = partition.lock_writer();
+    assert_eq!(in_place(2), None, "the writer is busy");
+    drop(writer);
+    assert_eq!(in_place(2), Some(2));
+
+    let now = (topics.shared.clock)();
+    topics.shared.disk.wrote(2 * APPEND_IN_PLACE_MAX, now);
+    assert_eq!(in_place(4), None, "the disk is slow");
+    clock.advance(APPEND_APART_MS);
+    assert_eq!(in_place(4), Some(4));
+    clock.advance(partition.config.segment_age_max_ms + 1);
+    assert_eq!(in_place(6), None, "a segment is to be sealed");
+    assert_eq!(append(&partition, 1, 6, 2).await, 6);
+    assert_eq!(in_place(8), Some(8));
 }
 
 #[tokio::test]

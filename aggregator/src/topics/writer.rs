@@ -4,7 +4,7 @@
 //! Invariants: a writer that failed is never used again; each writer has a generation of its own, which
 //! ends before the next one begins; a log that ends before what was told to be durable is not opened.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use commitlog::error::{Error, ErrorKind, Result};
@@ -59,6 +59,7 @@ impl Partition {
             durable: watch::Sender::new(Offset::ZERO),
             durable_grew: Notify::new(),
             sync: Mutex::new(SyncState::Clean),
+            unsynced_bytes: AtomicUsize::new(0),
         });
         partition.reopen_if_due();
         partition

@@ -42,11 +42,7 @@ impl Run for Serve {
             return Ok(writeln!(io::stdout(), "{}: fine", self.config.display())?);
         }
         events::init("info")?;
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime
-            .enable_all()
-            .build()
-            .context("cannot start threads")?;
+        let runtime = running::runtime().context("cannot start threads")?;
         runtime.block_on(serve(config))
     }
 }

@@ -182,6 +182,19 @@ impl PartitionLog {
         })
     }
 
+    /// Whether [`append`](Self::append) would only write `batch` behind the last one: no segment is sealed
+    /// for it, nothing is read back.
+    pub fn only_writes(&mut self, batch: &[u8], now: Timestamp) -> bool {
+        let Ok(header) = BatchHeader::parse(batch) else {
+            return false;
+        };
+        let is_next = header
+            .producer
+            .is_none_or(|it| self.producers.judge(it, &header, now) == Verdict::Next);
+        let bytes = header.total_bytes() as u64;
+        is_next && self.closed.is_none() && !self.segment.must_roll(&self.config, bytes, now)
+    }
+
     /// Begins to make durable what was appended. `None` when nothing waits, or a job already runs.
     pub fn start_sync(&mut self) -> Option<SyncJob> {
         if self.closed.is_some() || self.sync_runs || self.durable_end() == self.end() {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::limits::{COPY_GRACE, QUIET};
+use crate::spool::SyncTurn;
 use crate::testing::World;
 
 #[test]
@@ -447,7 +448,7 @@ fn a_hot_file_does_not_starve_the_others() {
     }
     world.pass(Duration::from_millis(10));
     world.turn();
-    while world.spool().sync_turn() == crate::spool::SyncTurn::Worked {}
+    while matches!(world.spool().sync_turn(), SyncTurn::Worked { .. }) {}
     assert_eq!(world.lines_of("quiet.log"), ["one"]);
     assert!(world.lines_of("hot.log").len() < 20_000);
     world.settle();

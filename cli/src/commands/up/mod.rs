@@ -63,11 +63,7 @@ impl Run for Up {
         } else {
             "info"
         })?;
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime
-            .enable_all()
-            .build()
-            .context("cannot start threads")?;
+        let runtime = aggregator::running::runtime().context("cannot start threads")?;
         runtime.block_on(up(plan))
     }
 }
