@@ -1,12 +1,15 @@
 //! Peers that break the rules, and what they are told: a sentence each, and nothing of theirs in a log.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
 use commitlog::id::{ProducerEpoch, ProducerId, Sequence, Timestamp};
+use commitlog::storage::faulty::FaultyDisk;
+use commitlog::storage::write_atomically;
 use commitlog::wire::control::Liveness;
 use commitlog::wire::frame::{StreamHeader, frame_header};
 use commitlog::wire::message::{Hello, RefusalCode, Slot, ToBroker};
@@ -171,34 +174,28 @@ async fn a_stream_that_breaks_a_rule_ends_the_session_with_a_sentence() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_credit_is_not_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let aggregator = Aggregator::start(dir.path(), any_port()).await;
-    let identity = aggregator.enrol("mallory").await;
+    let issuer = Aggregator::start(dir.path(), any_port()).await;
+    // Past the high-water mark: there is no credit at all.
+    let disk = FaultyDisk::new();
+    disk.limit(Some(1 << 20));
+    write_atomically(&disk, Path::new("/ballast"), &vec![0; 950 << 10]).unwrap();
+    let aggregator = Aggregator::start_on(
+        Arc::new(disk),
+        Path::new("/data"),
+        any_port(),
+        issuer.authority.clone(),
+    )
+    .await;
+    let identity = issuer.enrol("mallory").await;
     let mut peer = Peer::connect(aggregator.address, Arc::clone(&identity.tls)).await;
     peer.open().await;
-    let mut stream = peer.stream(&[]).await;
-    // Nobody waits for credit here: sooner or later a batch is one too many, or the stream is closed.
-    let sending = async {
-        for sequence in 0.. {
-            if stream
-                .write_all(&framed(&batch(4711, sequence)))
-                .await
-                .is_err()
-            {
-                return;
-            }
-        }
-    };
-    let refused = tokio::select! {
-        () = sending => None,
-        () = tokio::time::sleep(Duration::from_secs(2)) => None,
-        refusal = peer.refusal() => Some(refusal),
-    };
-    // An aggregator that appends as fast as it hears grants on and on, which is as good.
-    if let Some((code, message)) = refused {
-        assert_eq!(code, RefusalCode::Protocol, "{message}");
-        assert!(message.contains("credit"), "{message}");
-    }
+    let _stream = peer.stream(&framed(&batch(4711, 0))).await;
+    let (code, message) = peer.refusal().await;
+    assert_eq!(code, RefusalCode::Protocol, "{message}");
+    assert!(message.contains("credit"), "{message}");
+    assert!(aggregator.lines(&partition("logs-0")).await.is_empty());
     aggregator.stop().await;
+    issuer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
