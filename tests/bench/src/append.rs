@@ -24,6 +24,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let load = Load::new(options.input, options.mib)?;
     let mut stage = Stage::new("")?;
     load.write(&stage)?;
+    stage.warm_memory(load.bytes.len() as u64)?;
     stage.aggregator.kill()?;
     stage.agent.spawn(&Wrapper::default())?;
     wait("all lines spooled", MEASURE_MAX, || {

@@ -59,6 +59,7 @@ pub(crate) fn ship(kind: Kind, mib: u32, growth: Growth) -> Result<Shipped> {
     if growth == Growth::WrittenBefore {
         load.write(&stage)?;
     }
+    stage.warm_memory(load.bytes.len() as u64)?;
     let aggregator_before = stage.aggregator.process()?.usage()?;
     let wire_before = loopback_bytes()?;
     let started = Instant::now();

@@ -56,6 +56,21 @@ impl Stage {
         })
     }
 
+    /// Touches as much memory as the measured programs will need pages for what they write, and gives it
+    /// back. Where a hypervisor hands memory out at its first use, a first touch costs ten times what
+    /// writing costs (2.6 against 0.23 s/GB where it was measured), and it would be charged to whoever
+    /// comes first.
+    pub(crate) fn warm_memory(&self, bytes: u64) -> Result<()> {
+        let path = self.world.path("warm");
+        let mut file = fs::File::create(&path)?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..bytes.div_ceil(1 << 20) {
+            file.write_all(&zeros).context("touch memory")?;
+        }
+        drop(file);
+        Ok(fs::remove_file(path)?)
+    }
+
     /// What both ends have used so far.
     pub(crate) fn usage(&mut self) -> Result<Both> {
         let agent = self.agent.process()?.usage()?;
