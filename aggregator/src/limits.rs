@@ -183,7 +183,7 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Connected agents. Each costs about 50 KiB.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
-/// QUIC: the largest datagram taken: what agents probe for, a jumbo frame's payload. quinn reserves 64
+/// QUIC: the largest datagram taken, a jumbo frame's payload; agents probe for less. quinn reserves 64
 /// of them in 32 buffers, of which the kernel fills 64 KiB each: 2 MiB become resident.
 pub const QUIC_DATAGRAM_BYTES_MAX: u16 = 8952;
 
