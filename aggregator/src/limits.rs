@@ -202,6 +202,10 @@ pub const QUIC_IDLE_MAX: Duration = Duration::from_secs(15);
 /// Batches of all sessions that are being received or appended.
 pub const FRAME_MEMORY_BYTES: usize = 128 * 1024 * 1024;
 
+/// Buffers of batches that are kept for the next ones: as many as are in hand at once when few agents
+/// send all they can. 8 MiB of the largest size.
+pub const BUFFERS_KEPT: usize = 16;
+
 /// Batches of one session that are being received or appended: 32 of the largest size at once, a
 /// hundred and more of the usual one, and an eighth of what all sessions have.
 pub const SESSION_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use commitlog::batch::header::verify;
 use commitlog::error::ErrorKind;
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, TopicPartition};
@@ -57,17 +56,15 @@ impl Intake {
     }
 
     /// Checks and appends one batch. An error ends the session.
-    pub(super) async fn append(&self, batch: Vec<u8>, shared: &Shared) -> Result<(), Verdict> {
+    pub(super) async fn append(&self, mut batch: Vec<u8>, shared: &Shared) -> Result<(), Verdict> {
         let header = verify(&batch).map_err(|error| self.broken(&error.message))?;
         shared
             .session()
             .batch(self.slot, &header)
             .map_err(|error| Verdict::Protocol(error.message))?;
         let next = header.next_sequence().unwrap_or_default();
-        let appended = self
-            .partition
-            .append(self.generation, Bytes::from(batch))
-            .await;
+        let appended = self.partition.append(self.generation, &mut batch).await;
+        shared.broker.budget.buffers().give_back(batch);
         let appended = appended.map_err(|error| match error.kind {
             ErrorKind::Input => self.broken(&error.message),
             // The agent has it in its spool and starts over from what is in the log.

@@ -1,8 +1,8 @@
 //! How much agents may send: credit by streams and disk, memory by what really arrives, and the linger
 //! that keeps the number of batches in hand.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use commitlog::limits::BATCH_BYTES_MAX;
@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::limits::{
-    BATCHES_PER_SECOND_TARGET, CREDIT_TOTAL_BYTES, CREDIT_WINDOW_MAX, CREDIT_WINDOW_MIN,
-    FRAME_MEMORY_BYTES, LINGER_LONGEST, LINGER_SHORTEST, SESSION_FRAME_BYTES_MAX, SESSION_TICK,
+    BATCHES_PER_SECOND_TARGET, BUFFERS_KEPT, CREDIT_TOTAL_BYTES, CREDIT_WINDOW_MAX,
+    CREDIT_WINDOW_MIN, FRAME_MEMORY_BYTES, LINGER_LONGEST, LINGER_SHORTEST,
+    SESSION_FRAME_BYTES_MAX, SESSION_TICK,
 };
 
 /// Shared by all sessions; clones are the same.
@@ -21,6 +22,31 @@ pub(super) struct Budget {
     agents: Arc<AtomicUsize>,
     /// One permit is a kibibyte of batches that are being received or appended.
     memory: Arc<Semaphore>,
+    buffers: Buffers,
+}
+
+/// Buffers that batches were received in, for the next ones: fresh memory costs a page fault for every
+/// 4 KiB, which is more than receiving into it does.
+#[derive(Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    /// One that was used before, or an empty one.
+    pub(super) fn take(&self) -> Vec<u8> {
+        self.kept().pop().unwrap_or_default()
+    }
+
+    /// Keeps one for the next batch, unless there are enough.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        let mut kept = self.kept();
+        if kept.len() < BUFFERS_KEPT {
+            kept.push(buffer);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Counts something for as long as it lives.
@@ -34,7 +60,13 @@ impl Budget {
             streams: Arc::default(),
             agents: Arc::default(),
             memory: Arc::new(Semaphore::new(FRAME_MEMORY_BYTES / PERMIT_BYTES)),
+            buffers: Buffers::default(),
         }
+    }
+
+    /// Buffers for batches.
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// An agent is connected.
@@ -164,6 +196,17 @@ mod tests {
         assert_eq!(budget.linger(), LINGER_LONGEST);
         drop((few, more, most));
         assert_eq!(budget.linger(), LINGER_SHORTEST);
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_few_are_kept() {
+        let budget = Budget::new();
+        for number in 0..2 * BUFFERS_KEPT {
+            budget.buffers().give_back(Vec::with_capacity(100 + number));
+        }
+        let capacities = || budget.buffers().take().capacity();
+        let kept = std::iter::repeat_with(capacities).take_while(|&it| it > 0);
+        assert_eq!(kept.count(), BUFFERS_KEPT);
     }
 
     #[tokio::test(start_paused = true)]

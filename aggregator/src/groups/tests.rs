@@ -23,7 +23,7 @@ async fn open(disk: &FaultyDisk) -> Result<Groups> {
     if *partition.durable().borrow() == Offset::ZERO {
         let producer = ProducerId::new(1).unwrap();
         let generation = partition.producer(producer).await?.generation;
-        partition.append(generation, batch(1, 0, 1000)).await?;
+        partition.append(generation, &mut batch(1, 0, 1000)).await?;
         topics.sync_dirty();
     }
     let meta = Meta::open(storage, Path::new("/data/meta.redb"))?;

@@ -109,7 +109,7 @@ impl Fixture {
             .await
             .unwrap();
         partition
-            .append(standing.generation, batch(1, sequence, count))
+            .append(standing.generation, &mut batch(1, sequence, count))
             .await
             .unwrap();
     }

@@ -57,7 +57,7 @@ async fn it_is_ready_once_started_and_keeps_its_token_and_records() {
         .await
         .unwrap();
     partition
-        .append(standing.generation, batch(1, 0, 3))
+        .append(standing.generation, &mut batch(1, 0, 3))
         .await
         .unwrap();
     running.stop().await.unwrap();

@@ -100,7 +100,7 @@ async fn a_failed_fsync_closes_one_partition_which_opens_again() {
     clock.advance(REOPEN_BACKOFF_MAX_MS);
     topics.maintain();
     assert_eq!(topics.problems(), Vec::<String>::new());
-    let refused = bad.append(stale, batch(1, 5, 1)).await.unwrap_err();
+    let refused = bad.append(stale, &mut batch(1, 5, 1)).await.unwrap_err();
     assert_eq!(
         refused.kind,
         ErrorKind::Closed,
@@ -151,7 +151,7 @@ async fn i21_a_full_disk_takes_credits_away_and_resumes_by_itself() {
     disk.limit(Some(0));
     let generation = partition.producer(producer()).await.unwrap().generation;
     let error = partition
-        .append(generation, batch(1, 1, 1))
+        .append(generation, &mut batch(1, 1, 1))
         .await
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Retry, "{error}");
@@ -172,7 +172,10 @@ async fn i21_a_full_disk_takes_credits_away_and_resumes_by_itself() {
     topics.maintain();
     assert!(!watch.borrow_and_update().is_zero());
     // Nothing of the session was lost: the very same batch goes in.
-    let again = partition.append(generation, batch(1, 1, 1)).await.unwrap();
+    let again = partition
+        .append(generation, &mut batch(1, 1, 1))
+        .await
+        .unwrap();
     assert_eq!(
         (again.outcome, again.base_offset),
         (Outcome::Appended, offset(1))
@@ -264,7 +267,7 @@ async fn live_until_the_cut(
             .map_or(Sequence::ZERO, |state| state.next_sequence);
         let count = 1 + i32::try_from(chance.below(3)).unwrap();
         let appended = partition
-            .append(standing.generation, batch(1, next.get(), count))
+            .append(standing.generation, &mut batch(1, next.get(), count))
             .await;
         if chance.below(2) == 0 {
             topics.sync_dirty();
@@ -364,7 +367,7 @@ async fn write_through_failures(partition: Arc<Partition>, number: i64) {
         let mut next = standing.state.map_or(0, |state| state.next_sequence.get());
         while next < LOAD_RECORDS {
             match partition
-                .append(standing.generation, batch(number, next, 1))
+                .append(standing.generation, &mut batch(number, next, 1))
                 .await
             {
                 Ok(appended) => assert_eq!(appended.outcome, Outcome::Appended),
@@ -451,7 +454,7 @@ async fn a_damaged_data_directory_starts_and_takes_records() {
                 .await
                 .unwrap();
             partition
-                .append(standing.generation, batch(2, 0, 1))
+                .append(standing.generation, &mut batch(2, 0, 1))
                 .await
                 .unwrap();
             topics.sync_dirty();

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
 use commitlog::log::common::Common;
@@ -68,7 +67,7 @@ impl Partition {
         &self.id
     }
 
-    /// Appends one whole batch whose CRC the caller has verified. `generation` is the one that
+    /// Appends one whole batch whose CRC the caller has verified, and which is patched. `generation` is the one that
     /// [`Partition::producer`] told.
     ///
     /// Errors tell what to do: `Retry`, the disk is full, the same batch may be offered later;
@@ -77,19 +76,20 @@ impl Partition {
     pub async fn append(
         self: &Arc<Self>,
         generation: Generation,
-        batch: Bytes,
+        batch: &mut Vec<u8>,
     ) -> Result<Appended> {
-        // No copy unless other handles to the same buffer are alive.
-        let mut batch = BytesMut::from(batch);
-        if let Some(appended) = self.append_in_place(generation, &mut batch) {
+        if let Some(appended) = self.append_in_place(generation, batch) {
             return appended;
         }
-        let partition = Arc::clone(self);
+        let (partition, mut moved) = (Arc::clone(self), std::mem::take(batch));
         let append = move || {
             let state = partition.lock_writer();
-            partition.append_now(state, generation, &mut batch)
+            let appended = partition.append_now(state, generation, &mut moved);
+            (appended, moved)
         };
-        self.shared.blocking.run(append).await
+        let appended;
+        (appended, *batch) = self.shared.blocking.run(append).await;
+        appended
     }
 
     /// Everything before this offset is fsynced. Never goes back.

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use bytes::{Bytes, BytesMut};
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
 use commitlog::error::ErrorKind;
@@ -83,7 +82,7 @@ fn open_on_disk(dir: &Path, topics: &[(&str, u32)]) -> Result<Topics> {
 }
 
 /// A batch of `count` records of producer `producer`, from `sequence` on.
-pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Bytes {
+pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Vec<u8> {
     let none = HeaderBlock::new(&[]).unwrap();
     let mut builder = BatchBuilder::new();
     for number in 0..count {
@@ -104,7 +103,7 @@ pub(crate) fn batch(producer: i64, sequence: i32, count: i32) -> Bytes {
     let mut batches = Vec::new();
     builder.finish(producer, &mut batches).unwrap();
     assert_eq!(batches.len(), 1);
-    Bytes::from(batches.remove(0))
+    batches.remove(0)
 }
 
 /// Appends and says at which offset.
@@ -119,7 +118,7 @@ pub(super) async fn append(
         .await
         .unwrap();
     let appended = partition
-        .append(standing.generation, batch(producer, sequence, count))
+        .append(standing.generation, &mut batch(producer, sequence, count))
         .await
         .unwrap();
     assert_eq!(appended.outcome, Outcome::Appended);
@@ -136,7 +135,7 @@ async fn what_may_wait_for_the_disk_is_not_appended_in_place() {
     let standing = partition.producer(ProducerId::new(1).unwrap()).await;
     let generation = standing.unwrap().generation;
     let in_place = |sequence| {
-        let mut batch = BytesMut::from(batch(1, sequence, 2));
+        let mut batch = batch(1, sequence, 2);
         let appended = partition.append_in_place(generation, &mut batch)?;
         Some(appended.unwrap().base_offset.get())
     };
@@ -247,7 +246,7 @@ async fn a_topic_is_found_again_with_its_partitions_and_producers() {
         Sequence::new(3).unwrap()
     );
     let again = partition
-        .append(standing.generation, batch(1, 0, 3))
+        .append(standing.generation, &mut batch(1, 0, 3))
         .await
         .unwrap();
     assert_eq!(again.outcome, Outcome::Duplicate);

@@ -1,5 +1,5 @@
 //! The data streams: a header once, then batches, each behind its length. The decoder is told apart
-//! bytes and hands out whole batches, copied once into a buffer of their exact size.
+//! bytes and hands out whole batches, copied once into a buffer of their own.
 
 use crate::batch::header::HEADER_BYTES;
 use crate::error::{Error, Result};
@@ -139,6 +139,16 @@ impl FrameDecoder {
                 self.state = State::Length(Vec::new());
                 Ok(Some(FrameEvent::Batch(batch)))
             }
+        }
+    }
+
+    /// Has the batch that just began gathered in a buffer that was used before.
+    pub fn gather_in(&mut self, mut buffer: Vec<u8>) {
+        if let State::Body { batch, .. } = &mut self.state
+            && batch.is_empty()
+        {
+            buffer.clear();
+            *batch = buffer;
         }
     }
 

@@ -187,6 +187,11 @@ fn a_stream_is_cut_into_its_batches_wherever_the_network_cuts_it() {
         let mut found = Vec::new();
         for mut piece in bytes.chunks(piece) {
             while let Some(event) = decoder.next(&mut piece).unwrap() {
+                if matches!(event, FrameEvent::Begins(_)) {
+                    decoder.gather_in(vec![9; 100]);
+                }
+                // Too late for this batch.
+                decoder.gather_in(vec![8; 10]);
                 found.push(event);
             }
         }
