@@ -87,14 +87,12 @@ pub fn resume(
         }));
     };
     match progress.last {
-        Some((sequence, crc)) => {
-            let is_kept = offset_before(next, progress.next.since(sequence)) >= Some(spool.start);
-            match crc_at(sequence)? {
-                Some(ours) if ours != crc => return Ok(Resume::Conflict(Conflict::OtherContent)),
-                None if is_kept => return Ok(Resume::Conflict(Conflict::OtherContent)),
-                _ => {}
-            }
-        }
+        Some((sequence, crc)) => match crc_at(sequence)? {
+            Some(ours) if ours != crc => return Ok(Resume::Conflict(Conflict::OtherContent)),
+            // It ends past what the spool has freed, and the spool has no batch that begins there.
+            None if next > spool.start => return Ok(Resume::Conflict(Conflict::OtherContent)),
+            _ => {}
+        },
         // Freeing on the word of sequences alone would lose what a clone's batches stand for.
         None if next > spool.start => return Ok(Resume::Conflict(Conflict::NothingToCompare)),
         None => {}
@@ -199,6 +197,12 @@ mod tests {
             (0, 50),
             (20, 20, None),
             conflict(Conflict::NothingToCompare),
+        );
+        // Begun before what is left of the spool and ended within: not a batch that the spool freed.
+        check(
+            (20, 50),
+            (25, 25, Some((15, 7))),
+            conflict(Conflict::OtherContent),
         );
     }
 }
