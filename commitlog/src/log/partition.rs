@@ -157,16 +157,25 @@ impl PartitionLog {
     /// leader epoch are patched. It is durable when [`PartitionLog::durable_end`] has passed it.
     pub fn append(&mut self, batch: &mut [u8], now: Timestamp) -> Result<Appended> {
         self.check_open()?;
-        let header = BatchHeader::parse(batch)?;
-        let (stated, have) = (header.total_bytes(), batch.len());
-        if stated != have {
-            return Err(Error::input(format!(
-                "batch says it has {stated} bytes, {have} are here"
-            )));
-        }
+        let header = whole(batch)?;
         if let Some(refused) = self.judge(&header, now) {
             return Ok(refused);
         }
+        self.place(batch, now)
+    }
+
+    /// As [`PartitionLog::append`], for the owner of the log, who counts sequences by this log's own
+    /// offsets: then nothing can be a retry. What the log knows of its producers may lie behind its end,
+    /// where damage has taken the last batches, and is not asked.
+    pub fn append_own(&mut self, batch: &mut [u8], now: Timestamp) -> Result<Appended> {
+        self.check_open()?;
+        whole(batch)?;
+        self.place(batch, now)
+    }
+
+    /// Gives a batch the next offsets and writes it.
+    fn place(&mut self, batch: &mut [u8], now: Timestamp) -> Result<Appended> {
+        let have = batch.len();
         if self.segment.must_roll(&self.config, have as u64, now) {
             self.roll(now)?;
         }
@@ -274,6 +283,15 @@ impl PartitionLog {
     /// The bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.shared.state().bytes()
+    }
+
+    /// Where each segment ends and how many bytes it has, in order; the last is being written.
+    pub fn segments(&self) -> Vec<(Offset, u64)> {
+        let state = self.shared.state();
+        let sealed = state.sealed.values();
+        let mut segments: Vec<_> = sealed.map(|segment| (segment.end, segment.bytes)).collect();
+        segments.push((state.end, state.active.grown().position));
+        segments
     }
 
     /// What is known of a producer.
@@ -444,6 +462,18 @@ impl SyncJob {
             result: self.flush.run(&self.shared),
         }
     }
+}
+
+/// The header of a batch that is here as a whole.
+fn whole(batch: &[u8]) -> Result<BatchHeader> {
+    let header = BatchHeader::parse(batch)?;
+    let (stated, have) = (header.total_bytes(), batch.len());
+    if stated != have {
+        return Err(Error::input(format!(
+            "batch says it has {stated} bytes, {have} are here"
+        )));
+    }
+    Ok(header)
 }
 
 /// Whether the disk is full: waiting helps.

@@ -56,6 +56,12 @@ impl PartitionLog {
         }
     }
 
+    /// Seals the segment being written, so that [`PartitionLog::trim`] can free it.
+    pub fn seal(&mut self, now: Timestamp) -> Result<()> {
+        self.check_open()?;
+        self.roll(now)
+    }
+
     /// Drops what is older or more than the configuration keeps. A segment being written that is too old
     /// is sealed first.
     pub fn apply_retention(&mut self, now: Timestamp) -> Result<Trimmed> {
