@@ -192,7 +192,7 @@ impl Section for SpoolConfig {
             size: fields.value(
                 "size",
                 ByteSize::gib(4),
-                "Disk that the spool may take; when it is full, files are not read on.",
+                "Disk that the spool's record batches may take; when it is full, files are not read on.",
             ),
         };
         if config.size < SPOOL_SIZE_MIN {

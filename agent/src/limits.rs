@@ -39,7 +39,7 @@ pub const SPOOL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 pub const SNAPSHOT_EVERY_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Positions that no record carries are in a snapshot after this time, in milliseconds.
-pub const SNAPSHOT_NOTES_MS: i64 = 1000;
+pub const SNAPSHOT_NOTES_MS: u64 = 1000;
 
 /// A position snapshot. 300 bytes a file make room for two million files.
 pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -61,7 +61,14 @@ pub const SPOOL_MARK_BYTES: u64 = 64 * 1024;
 pub const SPOOL_RETRY: Duration = Duration::from_millis(100);
 
 /// Freed ranges are trimmed at most this often, in milliseconds: each trim fsyncs a checkpoint.
-pub const TRIM_EVERY_MS: i64 = 250;
+pub const TRIM_EVERY_MS: u64 = 250;
+
+/// What is acknowledged is saved at most this often, in milliseconds: each time costs two fsyncs. So much
+/// may be sent a second time to another aggregator after the agent was killed.
+pub const ACKNOWLEDGED_EVERY_MS: u64 = 250;
+
+/// The file that saves it: 220 bytes for each of the partitions that a host could ever fill.
+pub const ACKNOWLEDGED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes read from a file at once, before the next file has its turn.
 pub const READ_BYTES: usize = 256 * 1024;

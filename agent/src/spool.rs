@@ -17,8 +17,9 @@
 //!   so that a disk that fails an fsync costs none.
 //!
 //! On disk, in `data_dir`: `lock`, and in `spool/` the partition directories, `spool.meta`,
-//! `positions.0` and `positions.1`.
+//! `acknowledged`, `positions.0` and `positions.1`.
 
+mod acknowledged;
 mod codec;
 mod meta;
 mod open;
@@ -54,7 +55,7 @@ pub use sync::SyncTurn;
 pub struct SpoolConfig {
     /// Directory of the agent: the spool is in `spool/` below it.
     pub data_dir: PathBuf,
-    /// Unacknowledged bytes at which reading stops.
+    /// Bytes of all segments at which reading stops.
     pub bytes_max: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
@@ -96,6 +97,12 @@ pub enum Taken {
     Wait,
 }
 
+/// Whose loss it is when the spool itself has lost something.
+pub(crate) const LOST_SOURCE: &str = "spool";
+
+/// Spooled batches that the disk did not keep.
+pub(crate) const LOST_DAMAGED: &str = "damaged";
+
 /// How full the spool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fill {
@@ -130,6 +137,7 @@ struct State {
     meta: Meta,
     partitions: BTreeMap<TopicPartition, Arc<Partition>>,
     snapshot: sync::SnapshotState,
+    saved: acknowledged::Saved,
 }
 
 /// Wakes the sync thread.
@@ -310,9 +318,10 @@ impl Spool {
         Ok(taken)
     }
 
-    /// Whether the spool is at its limit. Discovery goes on, reading does not.
+    /// Whether the spool is at its limit of disk. Discovery goes on, reading does not. What is
+    /// acknowledged goes by whole segments; of a full spool also the segments that are being written.
     pub fn is_full(&self) -> bool {
-        self.fill().unacknowledged_bytes >= self.inner.config.bytes_max
+        self.fill().disk_bytes >= self.inner.config.bytes_max
     }
 
     /// How full it is.

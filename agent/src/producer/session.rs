@@ -33,7 +33,7 @@ use crate::limits::{
     RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY,
 };
 use crate::spool::positions::Loss as SpoolLoss;
-use crate::spool::{Hints, Spool};
+use crate::spool::{Hints, LOST_DAMAGED, LOST_SOURCE, Spool};
 
 /// How a session ended.
 pub(super) enum End {
@@ -306,7 +306,7 @@ impl Driver {
             let records = to.get().saturating_sub(from.get());
             let records = u64::try_from(records).unwrap_or_default();
             tracing::error!(%partition, %from, %to, "spooled batches are damaged and lost");
-            spool.count_loss("spool", "damaged", SpoolLoss { records, bytes: 0 });
+            spool.count_loss(LOST_SOURCE, LOST_DAMAGED, SpoolLoss { records, bytes: 0 });
             spool.acknowledge(&partition, to);
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use commitlog::batch::header::BatchHeader;
 use commitlog::batch::records::Decompressor;
-use commitlog::error::{Error, Result};
+use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerId, TopicPartition};
 use commitlog::log::partition::LogConfig;
 use commitlog::storage::{EntryKind, Storage, read_whole};
@@ -17,15 +17,19 @@ use model::header;
 use model::position::Position;
 use tokio::sync::watch;
 
+use super::acknowledged::{self, Acknowledged, Saved};
 use super::meta::Meta;
 use super::partition::{Partition, Place};
 use super::positions::{self, Placed, Snapshot, Table};
 use super::sync::SnapshotState;
-use super::{Inner, Signal, Spool, SpoolConfig, State};
+use super::{Inner, LOST_DAMAGED, LOST_SOURCE, Signal, Spool, SpoolConfig, State};
 use crate::ambient::{Clock, Random};
-use crate::limits::{LINGER_DEFAULT, READ_BYTES, SNAPSHOT_BYTES_MAX, SPOOL_META_BYTES_MAX};
+use crate::limits::{
+    ACKNOWLEDGED_BYTES_MAX, LINGER_DEFAULT, READ_BYTES, SNAPSHOT_BYTES_MAX, SPOOL_META_BYTES_MAX,
+};
 
 pub(crate) const META: &str = "spool.meta";
+pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
 pub(crate) const SNAPSHOTS: [&str; 2] = ["positions.0", "positions.1"];
 const LOCK: &str = "lock";
 const DIR: &str = "spool";
@@ -66,7 +70,8 @@ impl Spool {
             clock: &clock,
             unsynced_bytes: &unsynced_bytes,
         };
-        let partitions = logs.open_all()?;
+        let acknowledged = load_acknowledged(&*storage, &dir, &mut report);
+        let partitions = logs.open_all(&acknowledged)?;
         let found = load_meta(&*storage, &dir, snapshot.as_ref(), &partitions, &mut report);
         let fresh = found.is_none();
         let meta = found.unwrap_or_else(|| {
@@ -79,6 +84,7 @@ impl Spool {
             None => (0, BTreeMap::new(), Table::default()),
         };
         replay(&partitions, &folded, &mut table, &mut report)?;
+        count_missing(&partitions, &folded, &acknowledged, &mut table);
         let spool = Spool {
             inner: Arc::new(Inner {
                 storage,
@@ -93,6 +99,7 @@ impl Spool {
                         generation,
                         ..SnapshotState::default()
                     },
+                    saved: Saved::holding(acknowledged.clone()),
                 }),
                 table: Mutex::new(table),
                 signal: Signal {
@@ -111,7 +118,27 @@ impl Spool {
             spool.write_meta(&meta)?;
             spool.state().snapshot.noted = true;
         }
+        spool.disown(&acknowledged)?;
         Ok((spool, report))
+    }
+
+    /// Offsets that were acknowledged and that the logs do not have any more will be given to other
+    /// records: those must not count as acknowledged, so the file is told before there are any.
+    fn disown(&self, acknowledged: &Acknowledged) -> Result<()> {
+        let is_past = |(name, offset): (&TopicPartition, &Offset)| {
+            let partition = self.partition(name);
+            partition.is_none_or(|partition| partition.acknowledged() < *offset)
+        };
+        if acknowledged.iter().any(is_past) && !self.save_acknowledged() {
+            return Err(Error::new(
+                ErrorKind::Retry,
+                format!(
+                    "{} cannot be written",
+                    self.inner.dir.join(ACKNOWLEDGED).display()
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Opens the log of a partition that is not open yet.
@@ -124,7 +151,7 @@ impl Spool {
             clock: &inner.clock,
             unsynced_bytes: &inner.unsynced_bytes,
         };
-        logs.open(name)
+        logs.open(name, Offset::ZERO)
     }
 }
 
@@ -139,7 +166,10 @@ struct Logs<'a> {
 
 impl Logs<'_> {
     /// Opens those that there are.
-    fn open_all(&self) -> Result<BTreeMap<TopicPartition, Arc<Partition>>> {
+    fn open_all(
+        &self,
+        acknowledged: &Acknowledged,
+    ) -> Result<BTreeMap<TopicPartition, Arc<Partition>>> {
         let entries = self
             .storage
             .list(self.dir)
@@ -150,14 +180,15 @@ impl Logs<'_> {
             let (EntryKind::Directory, Some(name)) = (entry.kind, name) else {
                 continue;
             };
-            let partition = self.open(&name)?;
+            let acknowledged = acknowledged.get(&name).copied().unwrap_or_default();
+            let partition = self.open(&name, acknowledged)?;
             partitions.insert(name, Arc::new(partition));
         }
         Ok(partitions)
     }
 
     /// Opens one, making it where there is none.
-    fn open(&self, name: &TopicPartition) -> Result<Partition> {
+    fn open(&self, name: &TopicPartition, acknowledged: Offset) -> Result<Partition> {
         let place = Place {
             storage: Arc::clone(self.storage),
             dir: self.dir.join(name.to_string()),
@@ -169,8 +200,24 @@ impl Logs<'_> {
             },
             unsynced_bytes: Arc::clone(self.unsynced_bytes),
         };
-        Partition::open(place, (self.clock)())
+        Partition::open(place, acknowledged, (self.clock)())
     }
+}
+
+/// What aggregators acknowledged, as far as it is known. Where it is not, it is sent again.
+fn load_acknowledged(storage: &dyn Storage, dir: &Path, report: &mut SpoolReport) -> Acknowledged {
+    let path = dir.join(ACKNOWLEDGED);
+    let bytes = read_if_there(storage, &path, ACKNOWLEDGED_BYTES_MAX, report);
+    let Some(bytes) = bytes else {
+        return Acknowledged::new();
+    };
+    acknowledged::decode(&bytes).unwrap_or_else(|| {
+        report.repairs.push(format!(
+            "{} is damaged; what an aggregator may already have is offered again",
+            path.display()
+        ));
+        Acknowledged::new()
+    })
 }
 
 /// The newest snapshot that is whole.
@@ -274,6 +321,26 @@ fn replay(
         }
     }
     Ok(())
+}
+
+/// Counts the records that the positions speak of, that no log holds and that nobody acknowledged.
+fn count_missing(
+    partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
+    folded: &BTreeMap<TopicPartition, Offset>,
+    acknowledged: &Acknowledged,
+    table: &mut Table,
+) {
+    for (name, folded) in folded {
+        let end = partitions
+            .get(name)
+            .map_or(Offset::ZERO, |partition| partition.end());
+        let kept = acknowledged.get(name).copied().unwrap_or_default().max(end);
+        let missing = u64::try_from(folded.get() - kept.get()).unwrap_or(0);
+        if missing > 0 {
+            let what = (LOST_SOURCE.to_owned(), LOST_DAMAGED.to_owned());
+            table.losses.entry(what).or_default().records += missing;
+        }
+    }
 }
 
 /// Takes the positions out of one batch.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use commitlog::batch::header::{self, BatchHeader, Producer};
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
-use commitlog::log::partition::{LogConfig, Outcome, PartitionLog, SyncDone, SyncJob};
+use commitlog::log::partition::{LogConfig, PartitionLog, SyncDone, SyncJob};
 use commitlog::log::reader::{LogReader, Until};
 use commitlog::storage::Storage;
 
@@ -40,12 +40,14 @@ pub(crate) struct Owner {
 
 pub(crate) struct Partition {
     place: Place,
+    /// `None` after a failure, until it can be opened again. May be held while the disk is waited for;
+    /// taken before `held`, never the other way round.
+    log: Mutex<Option<PartitionLog>>,
+    /// Never held while the disk is waited for: async threads take it.
     held: Mutex<Held>,
 }
 
 struct Held {
-    /// `None` after a failure, until it can be opened again.
-    log: Option<PartitionLog>,
     reader: LogReader,
     end: Offset,
     durable_end: Offset,
@@ -92,26 +94,29 @@ impl Owner {
 }
 
 impl Partition {
-    /// Opens the log in `place`; says what recovery found.
-    pub(crate) fn open(place: Place, now: Timestamp) -> Result<Partition> {
+    /// Opens the log in `place`. What lies before `acknowledged` is not sent again.
+    pub(crate) fn open(place: Place, acknowledged: Offset, now: Timestamp) -> Result<Partition> {
         let log = open_log(&place, now)?;
-        let (start, end) = (log.start(), log.end());
-        let disk_bytes = log.bytes();
+        let start = log.start();
+        let acknowledged = acknowledged.clamp(start, log.durable_end());
+        // Within the first of these lies what is acknowledged: its bytes count as a whole until all are.
+        let left = log.segments().into_iter();
+        let marks: VecDeque<_> = left.filter(|(end, _)| *end > acknowledged).collect();
         let held = Held {
             reader: log.reader(),
-            end,
+            end: log.end(),
             durable_end: log.durable_end(),
             recent: Recent::new(place.unsynced_bytes.clone()),
-            acknowledged: start,
-            marks: VecDeque::from_iter((start < end).then_some((end, disk_bytes))),
-            unacknowledged_bytes: if start < end { disk_bytes } else { 0 },
+            acknowledged,
+            unacknowledged_bytes: marks.iter().map(|(_, bytes)| bytes).sum(),
+            marks,
             folded: start,
             trimmed: start,
-            disk_bytes,
-            log: Some(log),
+            disk_bytes: log.bytes(),
         };
         Ok(Partition {
             place,
+            log: Mutex::new(Some(log)),
             held: Mutex::new(held),
         })
     }
@@ -199,27 +204,21 @@ impl Partition {
         now: Timestamp,
         then: impl FnOnce(),
     ) -> Result<Taken> {
-        let mut held = self.held();
-        if held.recent.is_full() {
+        let mut writer = self.log();
+        if self.held().recent.is_full() {
             return Ok(Taken::Wait);
         }
-        let Some(log) = &mut held.log else {
+        let Some(log) = &mut *writer else {
             return Ok(Taken::Wait);
         };
         owner.stamp(batch, log.end())?;
-        let appended = match log.append(batch, now) {
+        let appended = match log.append_own(batch, now) {
             Ok(appended) => appended,
-            Err(error) => return held.refuse(error),
+            Err(error) => return refuse(&mut writer, error),
         };
-        if appended.outcome != Outcome::Appended {
-            return Err(Error::damaged(format!(
-                "{}: the spool's own batch was refused: {:?}",
-                self.place.dir.display(),
-                appended.outcome
-            )));
-        }
         let bytes = std::mem::take(batch);
-        held.disk_bytes = held.log.as_ref().map_or(0, PartitionLog::bytes);
+        let mut held = self.held();
+        held.disk_bytes = log.bytes();
         held.end = appended.next_offset;
         held.account(appended.next_offset, bytes.len() as u64);
         held.recent.push(appended.base_offset, Bytes::from(bytes));
@@ -248,22 +247,22 @@ impl Partition {
 
     /// The fsync that is due, if anything was written since the last.
     pub(crate) fn start_sync(&self) -> Option<SyncJob> {
-        self.held().log.as_mut()?.start_sync()
+        self.log().as_mut()?.start_sync()
     }
 
-    /// What the fsync came to; the new durable end.
-    pub(crate) fn finish_sync(&self, done: SyncDone) -> Result<Offset> {
-        let mut held = self.held();
-        let Some(log) = &mut held.log else {
-            return Ok(held.durable_end);
+    /// What the fsync came to.
+    pub(crate) fn finish_sync(&self, done: SyncDone) -> Result<()> {
+        let mut writer = self.log();
+        let Some(log) = &mut *writer else {
+            return Ok(());
         };
         match log.finish_sync(done) {
             Ok(end) => {
-                held.durable(end);
-                Ok(end)
+                self.held().durable(end);
+                Ok(())
             }
             Err(error) => {
-                held.log = None;
+                *writer = None;
                 Err(error)
             }
         }
@@ -271,28 +270,32 @@ impl Partition {
 
     /// Opens a failed log again and appends what was not yet durable. Whether it works now.
     pub(crate) fn reopen(&self, now: Timestamp) -> Result<bool> {
-        let mut held = self.held();
-        if held.log.is_some() {
+        let mut writer = self.log();
+        if writer.is_some() {
             return Ok(false);
         }
         let mut log = open_log(&self.place, now)?;
-        if log.end() < held.durable_end {
+        let durable_end = self.held().durable_end;
+        if log.end() < durable_end {
             return Err(Error::damaged(format!(
-                "{}: ends at {}, but everything before {} was durable",
+                "{}: ends at {}, but everything before {durable_end} was durable",
                 self.place.dir.display(),
                 log.end(),
-                held.durable_end
             )));
         }
-        let end = log.end();
-        held.durable(end);
-        for (base, batch) in held.recent.unsynced() {
-            debug_assert_eq!(*base, log.end());
-            log.append(&mut batch.to_vec(), now)?;
+        let unsynced: Vec<(Offset, Bytes)> = {
+            let mut held = self.held();
+            held.durable(log.end());
+            held.recent.unsynced().cloned().collect()
+        };
+        for (base, batch) in unsynced {
+            debug_assert_eq!(base, log.end());
+            log.append_own(&mut batch.to_vec(), now)?;
         }
+        let mut held = self.held();
         held.reader = log.reader();
         held.disk_bytes = log.bytes();
-        held.log = Some(log);
+        *writer = Some(log);
         Ok(true)
     }
 
@@ -307,38 +310,53 @@ impl Partition {
         held.folded = held.folded.max(upto);
     }
 
-    /// What could be trimmed once a snapshot covers it: records acknowledged, but not trimmed.
+    /// What could be trimmed, and what once a snapshot covers it.
     pub(crate) fn trimmable(&self) -> Trimmable {
         let held = self.held();
+        let is_acknowledged = held.acknowledged >= held.end && held.disk_bytes > 0;
         Trimmable {
             now: held.acknowledged.min(held.folded) > held.trimmed,
             after_snapshot: held.acknowledged > held.folded,
+            whole: is_acknowledged && held.folded >= held.end,
             disk_bytes: held.disk_bytes.saturating_sub(held.unacknowledged_bytes),
         }
     }
 
     /// Frees the segments that are acknowledged and whose positions are in a snapshot.
-    pub(crate) fn trim(&self) -> Result<()> {
-        let mut held = self.held();
-        let upto = held.acknowledged.min(held.folded);
-        if upto <= held.trimmed {
-            return Ok(());
-        }
-        let Some(log) = &mut held.log else {
+    pub(crate) fn trim(&self, active: ActiveSegment, now: Timestamp) -> Result<()> {
+        let mut writer = self.log();
+        let Some(log) = &mut *writer else {
             return Ok(());
         };
+        let upto = {
+            let held = self.held();
+            held.acknowledged.min(held.folded)
+        };
+        if active == ActiveSegment::Free && upto >= log.end() {
+            log.seal(now)?;
+        }
         log.trim(upto)?;
+        let mut held = self.held();
         held.disk_bytes = log.bytes();
         held.trimmed = upto;
         Ok(())
     }
 
+    /// The first offset that is not acknowledged.
+    pub(crate) fn acknowledged(&self) -> Offset {
+        self.held().acknowledged
+    }
+
     /// Closes the log cleanly.
     pub(crate) fn close(&self) -> Result<()> {
-        match self.held().log.take() {
+        match self.log().take() {
             Some(log) => log.close(),
             None => Ok(()),
         }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Option<PartitionLog>> {
+        lock(&self.log)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -351,8 +369,19 @@ impl Partition {
 pub(crate) struct Trimmable {
     pub(crate) now: bool,
     pub(crate) after_snapshot: bool,
+    /// Nothing of the partition is needed any more, and all of it could go now.
+    pub(crate) whole: bool,
     /// Bytes on disk that nobody needs any more.
     pub(crate) disk_bytes: u64,
+}
+
+/// What becomes of the segment being written when nothing of it is needed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActiveSegment {
+    /// It is written on.
+    Keep,
+    /// It goes, for its room; the next begins.
+    Free,
 }
 
 impl Held {
@@ -368,18 +397,18 @@ impl Held {
         self.durable_end = end;
         self.recent.synced_before(end);
     }
+}
 
-    /// A write failed: a full disk is waited for, a broken log is opened again.
-    fn refuse(&mut self, error: Error) -> Result<Taken> {
-        match error.kind {
-            ErrorKind::Retry => Ok(Taken::Wait),
-            ErrorKind::Closed => {
-                tracing::error!(%error, "spool partition is opened again");
-                self.log = None;
-                Ok(Taken::Wait)
-            }
-            ErrorKind::Input | ErrorKind::Damaged => Err(error),
+/// A write failed: a full disk is waited for, a broken log is opened again.
+fn refuse(log: &mut Option<PartitionLog>, error: Error) -> Result<Taken> {
+    match error.kind {
+        ErrorKind::Retry => Ok(Taken::Wait),
+        ErrorKind::Closed => {
+            tracing::error!(%error, "spool partition is opened again");
+            *log = None;
+            Ok(Taken::Wait)
         }
+        ErrorKind::Input | ErrorKind::Damaged => Err(error),
     }
 }
 

@@ -13,7 +13,7 @@ use commitlog::error::{Error, Result};
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
 
-use super::partition::Partition;
+use super::partition::{ActiveSegment, Partition, Trimmable};
 use super::{Spool, lock, open, positions};
 use crate::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS};
 
@@ -80,11 +80,14 @@ impl Spool {
             }
         }
         worked |= self.trim(&partitions);
+        worked |= self.save_acknowledged_when_due();
         if worked {
             return SyncTurn::Worked { bytes };
         }
         let waiting = synced.failed
             || self.state().snapshot.noted
+            || self.is_full()
+            || self.is_acknowledged_news()
             || partitions.values().any(|partition| {
                 partition.trimmable().disk_bytes > self.inner.config.segment_bytes
             });
@@ -116,8 +119,9 @@ impl Spool {
         if let Some(capture) = capture.filter(|_| !synced.failed) {
             self.write_snapshot(&capture, &partitions);
         }
+        self.save_acknowledged();
         for partition in partitions.values() {
-            partition.trim()?;
+            partition.trim(ActiveSegment::Keep, (self.inner.clock)())?;
             partition.close()?;
         }
         Ok(())
@@ -140,14 +144,18 @@ impl Spool {
         due: Due,
     ) -> Option<Capture> {
         let now = (self.inner.clock)().0;
+        let need = self.need();
+        let pause_ms = match need {
+            Need::Usual => SNAPSHOT_NOTES_MS,
+            Need::Room => TRIM_EVERY_MS,
+        };
         let mut state = self.state();
         let written = state.snapshot.bytes_written - state.snapshot.bytes_at;
         // A wall clock that was set back must not hold a snapshot up.
-        let waited =
-            (now - state.snapshot.written_at_ms).unsigned_abs() >= SNAPSHOT_NOTES_MS as u64;
+        let waited = (now - state.snapshot.written_at_ms).unsigned_abs() >= pause_ms;
         let trims = partitions.values().any(|partition| {
             let trimmable = partition.trimmable();
-            trimmable.after_snapshot && trimmable.disk_bytes > self.inner.config.segment_bytes
+            trimmable.after_snapshot && self.is_worth_it(&trimmable, need)
         });
         let is_due = written >= SNAPSHOT_EVERY_BYTES || (waited && (state.snapshot.noted || trims));
         if due == Due::IfNeeded && !is_due {
@@ -219,27 +227,59 @@ impl Spool {
         let now = (self.inner.clock)();
         let waited = {
             let state = self.state();
-            (now.0 - state.snapshot.trimmed_at_ms).unsigned_abs() >= TRIM_EVERY_MS as u64
+            (now.0 - state.snapshot.trimmed_at_ms).unsigned_abs() >= TRIM_EVERY_MS
         };
         if !waited {
             return false;
         }
         let mut worked = false;
+        let mut free = |name: &TopicPartition, partition: &Partition, active| {
+            worked = true;
+            if let Err(error) = partition.trim(active, now) {
+                tracing::warn!(partition = %name, %error, "spool is not trimmed");
+            }
+        };
+        let need = self.need();
         for (name, partition) in partitions {
             let trimmable = partition.trimmable();
-            if !trimmable.now || trimmable.disk_bytes <= self.inner.config.segment_bytes {
-                continue;
+            if trimmable.now && self.is_worth_it(&trimmable, need) {
+                free(name, partition, ActiveSegment::Keep);
             }
-            worked = true;
-            if let Err(error) = partition.trim() {
-                tracing::warn!(partition = %name, %error, "spool is not trimmed");
+        }
+        if self.need() == Need::Room {
+            for (name, partition) in partitions {
+                if partition.trimmable().whole {
+                    free(name, partition, ActiveSegment::Free);
+                }
             }
         }
         if worked {
             self.state().snapshot.trimmed_at_ms = now.0;
+            self.room_may_be_back();
         }
         worked
     }
+
+    fn need(&self) -> Need {
+        if self.is_full() {
+            Need::Room
+        } else {
+            Need::Usual
+        }
+    }
+
+    /// Usually a whole segment at least, so that checkpoints stay rare.
+    fn is_worth_it(&self, trimmable: &Trimmable, need: Need) -> bool {
+        need == Need::Room || trimmable.disk_bytes > self.inner.config.segment_bytes
+    }
+}
+
+/// How much is done for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Usual,
+    /// The spool is full: reading waits for it.
+    Room,
 }
 
 #[derive(Debug, Default)]

@@ -1,0 +1,287 @@
+//! What a spool keeps over a kill, and how much of the disk it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use commitlog::id::{Offset, TopicPartition};
+use commitlog::storage::Storage;
+use commitlog::storage::faulty::FaultyDisk;
+
+use super::{append, batch, logs, sync};
+use crate::limits::ACKNOWLEDGED_EVERY_MS;
+use crate::spool::{Spool, SyncTurn, Taken, positions::Loss};
+use crate::testing::{World, records};
+
+fn offset(value: i64) -> Offset {
+    Offset::new(value).unwrap()
+}
+
+/// Bytes that do not compress.
+fn noise(seed: u32, length: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Appends batches to the partitions in turn until there is no room; how many that were.
+fn fill(spool: &Spool, partitions: u32) -> u32 {
+    for round in 0..10_000 {
+        if append(spool, &logs(round % partitions), &noise(round, 500)) == Taken::Wait {
+            return round;
+        }
+        sync(spool);
+    }
+    panic!("the spool has no limit");
+}
+
+/// Lets the sync thread do all that time brings.
+fn let_pass(world: &World, spool: &Spool, time: Duration) {
+    let step = Duration::from_millis(100);
+    for _ in 0..time.as_millis().div_ceil(step.as_millis()) {
+        world.pass(step);
+        sync(spool);
+    }
+}
+
+fn small(segment_bytes: u64, bytes_max: u64) -> (FaultyDisk, World) {
+    let disk = FaultyDisk::new();
+    let mut world = World::on(Arc::new(disk.clone()));
+    world.spool_config.segment_bytes = segment_bytes;
+    world.spool_config.bytes_max = bytes_max;
+    (disk, world)
+}
+
+#[test]
+fn what_was_acknowledged_is_not_sent_again_after_a_kill() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    for value in [b"one", b"two", b"six"] {
+        assert_eq!(append(&spool, &to, value), Taken::Yes);
+    }
+    sync(&spool);
+    spool.acknowledge(&to, offset(1));
+    world.pass(Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
+    sync(&spool);
+    // Too soon after the last to be saved: this one is sent again, that one is not.
+    spool.acknowledge(&to, offset(2));
+    sync(&spool);
+    for seed in 0..20 {
+        let copy = disk.snapshot();
+        copy.restart(seed);
+        let mut cut = World::on(Arc::new(copy));
+        cut.spool_config = world.spool_config.clone();
+        let spool = cut.open_spool();
+        assert_eq!(spool.range(&to).start, offset(1), "seed {seed}");
+        assert_eq!(spool.range(&to).durable_end, offset(3));
+    }
+    disk.kill();
+    drop(spool);
+    assert_eq!(world.open_spool().range(&to).start, offset(1));
+}
+
+#[test]
+fn a_spool_that_is_closed_remembers_all_that_was_acknowledged() {
+    let (_disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    assert_eq!(append(&spool, &logs(0), b"one"), Taken::Yes);
+    assert_eq!(append(&spool, &logs(0), b"two"), Taken::Yes);
+    sync(&spool);
+    spool.acknowledge(&logs(0), offset(1));
+    spool.close().unwrap();
+    drop(spool);
+    let spool = world.open_spool();
+    assert_eq!(spool.range(&logs(0)).start, offset(1));
+    assert_eq!(spool.fill().unacknowledged_records, 1);
+}
+
+#[test]
+fn a_damaged_account_of_what_is_acknowledged_only_sends_again() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    assert_eq!(append(&spool, &logs(0), b"one"), Taken::Yes);
+    sync(&spool);
+    spool.acknowledge(&logs(0), offset(1));
+    world.pass(Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
+    sync(&spool);
+    disk.kill();
+    let path = spool.dir().join("acknowledged");
+    drop(spool);
+    let whole = disk.content(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        disk.overwrite(&path, &damaged);
+        assert_eq!(
+            world.open_spool().range(&logs(0)).start,
+            Offset::ZERO,
+            "byte {at}"
+        );
+    }
+}
+
+/// Removes every file of a partition, as somebody may who wants to be rid of it.
+fn remove_partition(disk: &FaultyDisk, spool_dir: &std::path::Path, of: &TopicPartition) {
+    let dir = spool_dir.join(of.to_string());
+    for entry in disk.list(&dir).unwrap() {
+        disk.remove(&dir.join(entry.name)).unwrap();
+    }
+}
+
+#[test]
+fn offsets_that_begin_anew_are_not_acknowledged() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    for value in [b"one", b"two", b"six"] {
+        assert_eq!(append(&spool, &to, value), Taken::Yes);
+    }
+    sync(&spool);
+    spool.acknowledge(&to, offset(2));
+    spool.close().unwrap();
+    let dir = spool.dir().to_owned();
+    drop(spool);
+    remove_partition(&disk, &dir, &to);
+    let spool = world.open_spool();
+    // The third record was acknowledged by nobody.
+    let lost = Loss {
+        records: 1,
+        bytes: 0,
+    };
+    assert_eq!(spool.losses().into_values().collect::<Vec<_>>(), [lost]);
+    assert_eq!(append(&spool, &to, b"new"), Taken::Yes);
+    assert_eq!(append(&spool, &to, b"newer"), Taken::Yes);
+    while let Some(job) = spool.partition(&to).unwrap().start_sync() {
+        spool
+            .partition(&to)
+            .unwrap()
+            .finish_sync(job.run())
+            .unwrap();
+    }
+    disk.kill();
+    drop(spool);
+    let range = world.open_spool().range(&to);
+    assert_eq!((range.start, range.durable_end), (Offset::ZERO, offset(2)));
+}
+
+/// What goes with the last batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AlsoLost {
+    Nothing,
+    /// What the log knew of its producers: it is then learnt from the batches that can be read.
+    Producers,
+}
+
+#[test]
+fn a_damaged_last_batch_does_not_stop_its_partition() {
+    for also in [AlsoLost::Nothing, AlsoLost::Producers] {
+        check_damaged_last_batch(also);
+    }
+}
+
+fn check_damaged_last_batch(also: AlsoLost) {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    for value in [b"one", b"two"] {
+        assert_eq!(append(&spool, &to, value), Taken::Yes);
+    }
+    sync(&spool);
+    spool.close().unwrap();
+    let dir = spool.dir().join(to.to_string());
+    drop(spool);
+    for entry in disk.list(&dir).unwrap() {
+        let path = dir.join(&entry.name);
+        let name = entry.name.to_string_lossy();
+        if name.ends_with(".log") {
+            let mut content = disk.content(&path).unwrap();
+            let last = content.len() - 3;
+            content[last] ^= 1;
+            disk.overwrite(&path, &content);
+        } else if name.ends_with(".snapshot") && also == AlsoLost::Producers {
+            disk.remove(&path).unwrap();
+        }
+    }
+    for value in [b"six", b"ten"] {
+        let spool = world.open_spool();
+        assert_eq!(append(&spool, &to, value), Taken::Yes, "{also:?}");
+        sync(&spool);
+        drop(spool);
+        disk.kill();
+    }
+    let spool = world.open_spool();
+    let range = spool.range(&to);
+    assert_eq!((range.start, range.durable_end), (Offset::ZERO, offset(4)));
+    assert_eq!(spool.read(&to, Offset::ZERO, 1).unwrap().len(), 1);
+    // What is behind the hole begins where it was, so the hole is told by its offsets.
+    let behind = spool.read(&to, offset(1), 1 << 20).unwrap();
+    let first = commitlog::batch::header::verify(&behind[0]).unwrap();
+    assert_eq!((first.base_offset, behind.len()), (offset(2), 2));
+}
+
+#[test]
+fn the_segments_of_a_spool_never_take_more_disk_than_its_limit() {
+    let (_disk, world) = small(8192, 40_000);
+    let spool = world.open_spool();
+    let partitions = 6;
+    for _ in 0..4 {
+        assert!(fill(&spool, partitions) > 0);
+        let longest = batch(&spool, &logs(0), &noise(0, 500)).len() as u64;
+        assert!(spool.fill().disk_bytes < 40_000 + longest);
+        // All is acknowledged, and each partition's last segment is less than half full.
+        for partition in spool.partitions() {
+            spool.acknowledge(&partition, spool.range(&partition).durable_end);
+        }
+        let_pass(&world, &spool, Duration::from_secs(1));
+        assert!(!spool.is_full());
+        assert_eq!(spool.fill().disk_bytes, 0);
+    }
+}
+
+#[test]
+fn a_full_spool_goes_on_after_a_restart_as_soon_as_there_is_room() {
+    let (_disk, world) = small(4096, 40_000);
+    let spool = world.open_spool();
+    let to = logs(0);
+    let batches = fill(&spool, 1);
+    spool.close().unwrap();
+    drop(spool);
+    let spool = world.open_spool();
+    assert_eq!(append(&spool, &to, b"more"), Taken::Wait);
+    let full = spool.fill();
+    assert_eq!(full.unacknowledged_records, u64::from(batches));
+    spool.acknowledge(&to, offset(i64::from(batches / 2)));
+    let_pass(&world, &spool, Duration::from_secs(1));
+    let half = spool.fill();
+    assert!(
+        half.disk_bytes < full.disk_bytes * 2 / 3,
+        "{half:?} of {full:?}"
+    );
+    assert!(half.unacknowledged_bytes <= half.disk_bytes, "{half:?}");
+    assert_eq!(append(&spool, &to, b"more"), Taken::Yes);
+}
+
+#[test]
+fn a_failed_save_of_what_is_acknowledged_is_tried_again() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    assert_eq!(append(&spool, &to, b"one"), Taken::Yes);
+    sync(&spool);
+    spool.acknowledge(&to, offset(1));
+    disk.limit(Some(1));
+    let_pass(&world, &spool, Duration::from_secs(1));
+    assert!(matches!(spool.sync_turn(), SyncTurn::Idle(Some(_))));
+    disk.limit(None);
+    let_pass(&world, &spool, Duration::from_secs(1));
+    disk.kill();
+    drop(spool);
+    let spool = world.open_spool();
+    assert_eq!(spool.range(&to).start, offset(1));
+    assert!(records(&spool).is_empty());
+}
