@@ -12,9 +12,12 @@ use std::time::Duration;
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::{BatchHeader, Producer, patch, verify};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
+use commitlog::limits::SESSION_PARTITIONS_MAX;
 use commitlog::wire::broker::{BrokerEvent, BrokerSession};
 use commitlog::wire::control::Liveness;
-use commitlog::wire::message::{Ack, Hello, HelloAck, Hints, Opened, Progress, Slot, ToProducer};
+use commitlog::wire::message::{
+    Ack, Hello, HelloAck, Hints, Opened, Progress, Refusal, RefusalCode, Slot, ToProducer,
+};
 use commitlog::wire::producer::{ProducerEvent, ProducerSession};
 use commitlog::wire::resume::{Resume, Sendable, resume};
 
@@ -393,6 +396,58 @@ fn i30_an_aggregator_cannot_acknowledge_what_was_not_sent() {
     check(0, RECORDS, 0, false);
     check(u32::MAX >> 1, 0, 0, false);
     check(RECORDS, RECORDS, 1, false);
+}
+
+/// Hands what one side has to say to the other.
+fn exchange(agent: &mut ProducerSession, broker: &mut BrokerSession) {
+    broker.received(&agent.output(NOW), NOW).unwrap();
+    agent.received(&broker.output(NOW).unwrap(), NOW).unwrap();
+}
+
+#[test]
+fn a_refused_partition_is_asked_for_again_and_again_under_its_slot() {
+    let mut agent = ProducerSession::new(hello(2), Liveness::Session, NOW).unwrap();
+    let mut broker = BrokerSession::new(Liveness::Session, NOW);
+    let refused = || {
+        Opened::Refused(Refusal {
+            code: RefusalCode::NoPartition,
+            message: "no such topic".to_owned(),
+            retry_after: Duration::ZERO,
+        })
+    };
+    let accepted = || Opened::Accepted {
+        progress: None,
+        credit: WINDOW,
+    };
+    let hints = Hints {
+        linger: Duration::ZERO,
+        partitions: Vec::new(),
+    };
+    exchange(&mut agent, &mut broker);
+    broker.accept(vec![accepted(), refused()], hints).unwrap();
+    exchange(&mut agent, &mut broker);
+    for _ in 0..2 * SESSION_PARTITIONS_MAX {
+        while broker.event().is_some() || agent.event().is_some() {}
+        assert!(!agent.ask_again(Slot(0)).unwrap(), "it is open");
+        assert!(agent.ask_again(Slot(1)).unwrap());
+        assert!(!agent.ask_again(Slot(1)).unwrap(), "the answer is due");
+        exchange(&mut agent, &mut broker);
+        assert_eq!(
+            broker.event(),
+            Some(BrokerEvent::Open(Slot(1), partition(1)))
+        );
+        broker.opened(Slot(1), refused()).unwrap();
+        exchange(&mut agent, &mut broker);
+        assert!(matches!(
+            agent.event(),
+            Some(ProducerEvent::SlotRefused(Slot(1), _))
+        ));
+    }
+    assert!(agent.ask_again(Slot(1)).unwrap());
+    exchange(&mut agent, &mut broker);
+    broker.opened(Slot(1), accepted()).unwrap();
+    exchange(&mut agent, &mut broker);
+    assert_eq!(agent.event(), Some(ProducerEvent::Opened(Slot(1), None)));
 }
 
 #[test]

@@ -78,7 +78,7 @@ struct InSlot {
 #[derive(Debug)]
 enum Answer {
     Awaited,
-    /// The agent may ask again, for another slot.
+    /// The agent may ask again, for the same slot.
     Refused,
     Accepted(Accepted),
 }
@@ -378,6 +378,18 @@ impl BrokerSession {
         self.slots.get_mut(slot.0 as usize)?.answer.accepted_mut()
     }
 
+    /// Whether a partition that was refused is asked for once more; then the answer is due again.
+    fn is_asked_again(&mut self, slot: Slot, partition: &TopicPartition) -> bool {
+        let Some(it) = self.slots.get_mut(slot.0 as usize) else {
+            return false;
+        };
+        let is_again = matches!(it.answer, Answer::Refused) && it.partition == *partition;
+        if is_again {
+            it.answer = Answer::Awaited;
+        }
+        is_again
+    }
+
     fn say(&mut self, message: &ToProducer) -> Result<()> {
         self.control.say(|out| message.encode(out))
     }
@@ -392,6 +404,10 @@ impl BrokerSession {
                 ));
             }
             ToBroker::OpenPartition { slot, partition } => {
+                if self.is_asked_again(slot, &partition) {
+                    self.events.push_back(BrokerEvent::Open(slot, partition));
+                    return Ok(());
+                }
                 let expected = self.slots.len();
                 if slot.0 as usize != expected || expected >= SESSION_PARTITIONS_MAX {
                     return Err(Error::input(format!(

@@ -212,9 +212,9 @@ impl RefusalCode {
 pub enum ToBroker {
     /// The first message, and only the first.
     Hello(Hello),
-    /// A partition that appeared after the Hello.
+    /// A partition that appeared after the Hello, or was refused.
     OpenPartition {
-        /// The next free slot.
+        /// The next free slot, or the one that the partition was refused under.
         slot: Slot,
         /// Its partition.
         partition: TopicPartition,

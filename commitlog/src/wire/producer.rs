@@ -29,7 +29,7 @@ use super::resume::{Sendable, offset_within};
 pub enum ProducerEvent {
     /// A slot may be written once [`ProducerSession::start`] says where.
     Opened(Slot, Option<Progress>),
-    /// A slot may not be written; the others go on.
+    /// A slot may not be written; the others go on. [`ProducerSession::ask_again`] later.
     SlotRefused(Slot, Refusal),
     /// Everything of the slot before this offset is fsynced at the aggregator.
     Durable(Slot, Offset),
@@ -104,10 +104,17 @@ enum State {
 #[derive(Debug)]
 struct OutSlot {
     partition: TopicPartition,
-    answered: bool,
+    answer: Answer,
     credit: u64,
     sent_bytes: u64,
     run: Option<Standing>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    Refused,
+    Accepted,
 }
 
 impl ProducerSession {
@@ -142,6 +149,19 @@ impl ProducerSession {
         Ok(slot)
     }
 
+    /// Asks again for a partition that was refused, under its slot. Whether that was to be done.
+    pub fn ask_again(&mut self, slot: Slot) -> Result<bool> {
+        let is_live = self.state == State::Live;
+        let it = self.slot_mut(slot)?;
+        if it.answer != Answer::Refused || !is_live {
+            return Ok(false);
+        }
+        it.answer = Answer::Awaited;
+        let partition = it.partition.clone();
+        self.say(&ToBroker::OpenPartition { slot, partition })?;
+        Ok(true)
+    }
+
     fn add_slot(&mut self, partition: &TopicPartition) -> Result<Slot> {
         let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         if self.slots.len() >= SESSION_PARTITIONS_MAX {
@@ -151,7 +171,7 @@ impl ProducerSession {
         }
         self.slots.push(OutSlot {
             partition: partition.clone(),
-            answered: false,
+            answer: Answer::Awaited,
             credit: 0,
             sent_bytes: 0,
             run: None,
@@ -366,15 +386,19 @@ impl ProducerSession {
 
     fn opened(&mut self, slot: Slot, opened: Opened) -> Result<()> {
         let it = self.slot_mut(slot)?;
-        if std::mem::replace(&mut it.answered, true) {
+        if it.answer != Answer::Awaited {
             return Err(Error::input(format!("slot {} was opened twice", slot.0)));
         }
         let event = match opened {
             Opened::Accepted { progress, credit } => {
                 it.credit = credit;
+                it.answer = Answer::Accepted;
                 ProducerEvent::Opened(slot, progress)
             }
-            Opened::Refused(refusal) => ProducerEvent::SlotRefused(slot, refusal),
+            Opened::Refused(refusal) => {
+                it.answer = Answer::Refused;
+                ProducerEvent::SlotRefused(slot, refusal)
+            }
         };
         self.events.push_back(event);
         Ok(())
