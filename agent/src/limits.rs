@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use commitlog::limits::BATCH_BYTES_MAX;
+use commitlog::limits::{BATCH_BYTES_MAX, SESSION_SILENCE_MAX};
 
 /// Raw bytes at which a batch is cut. Every batch costs wake-ups, an fsync and a round trip, so large
 /// ones are cheap; zstd looks back 256 KiB, so larger ones would hardly compress better.
@@ -214,6 +214,20 @@ pub const JOIN_EXCHANGE_MAX: Duration = Duration::from_secs(20);
 
 /// A partition that was refused is asked for again after this time at least.
 pub const SLOT_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// When a stream of a session cannot be written, the control stream has so long to tell why. A conflict is
+/// on its way within a round trip.
+pub const BROKEN_STREAM_GRACE: Duration = Duration::from_secs(1);
+
+/// How long another agent may use this one's producer id before a new one is drawn. Longer than an
+/// aggregator takes a dead connection for alive: a host that joined anew under another name need only
+/// wait for its own old connection, and under a new id what that one sent would be appended twice.
+pub const PRODUCER_IN_USE_MAX: Duration = Duration::from_mins(1);
+
+const _: () = assert!(
+    PRODUCER_IN_USE_MAX.as_secs() > 2 * SESSION_SILENCE_MAX.as_secs(),
+    "an aggregator notices a dead connection sooner"
+);
 
 /// Segments that a full spool has at least, so that freeing them gives room in small steps.
 pub const SPOOL_SEGMENTS_MIN: u64 = 16;

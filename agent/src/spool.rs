@@ -120,7 +120,9 @@ struct Inner {
     dir: PathBuf,
     clock: Clock,
     random: Random,
-    /// Taken before a partition's lock, never the other way round.
+    /// Held by whoever replaces `spool.meta`, before `state`, which is not held meanwhile.
+    meta_writes: Mutex<()>,
+    /// Taken before a partition's lock, never the other way round. Never held while the disk is waited for.
     state: Mutex<State>,
     /// Taken last of all.
     table: Mutex<Table>,
@@ -241,24 +243,26 @@ impl Spool {
         }
     }
 
-    /// Becomes somebody else: another spool claims this one's id. Durable when it returns. Batches
+    /// Becomes somebody else: another spool claims this one's id. Waits until that is durable. Batches
     /// that are already spooled are given to the new id as they are read.
     pub fn renew_producer_id(&self, reason: &str) -> Result<ProducerId> {
         let id = meta::draw_producer_id(&self.inner.random);
-        let mut state = self.state();
-        let mut meta = state.meta.clone();
-        meta.replaced = Some(meta.producer_id);
+        let writing = lock(&self.inner.meta_writes);
+        let mut meta = self.state().meta.clone();
+        let old = meta.producer_id;
+        meta.replaced = Some(old);
         meta.producer_id = id;
         meta.epoch = ProducerEpoch::ZERO;
         self.write_meta(&meta)?;
-        tracing::warn!(old = %state.meta.producer_id, new = %id, reason, "producer id renewed");
-        state.meta = meta;
-        drop(state);
+        tracing::warn!(%old, new = %id, reason, "producer id renewed");
+        self.state().meta = meta;
+        drop(writing);
         self.inner.changed.send_modify(|version| *version += 1);
         Ok(id)
     }
 
     /// Takes over what the aggregator told. Partition counts never shrink: files stay where they are.
+    /// Waits for the disk when they have grown.
     pub fn apply_hints(&self, hints: Hints) {
         let linger = hints.linger.min(LINGER_MAX);
         self.inner.hints.send_if_modified(|held| {
@@ -266,21 +270,22 @@ impl Spool {
             *held = linger;
             differs
         });
-        let mut state = self.state();
-        let mut meta = state.meta.clone();
+        let writing = lock(&self.inner.meta_writes);
+        let old = self.state().meta.clone();
+        let mut meta = old.clone();
         for (topic, count) in hints.partitions {
             let held = meta.partitions.entry(topic).or_insert(0);
             *held = (*held).max(count.clamp(1, PARTITIONS_MAX));
         }
-        if meta == state.meta {
+        if meta == old {
             return;
         }
         // Learnt anew at the next connection when it cannot be written now.
         if let Err(error) = self.write_meta(&meta) {
             tracing::warn!(%error, "partition counts are not saved");
         }
-        state.meta = meta;
-        drop(state);
+        self.state().meta = meta;
+        drop(writing);
         self.room_may_be_back();
     }
 

@@ -10,6 +10,7 @@ mod hostile;
 mod identity;
 mod joining;
 mod network;
+mod odd;
 mod pressure;
 mod redirect;
 mod rig;

@@ -30,13 +30,13 @@ pub mod transport;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commitlog::wire::message::{Refusal, RefusalCode, Renewed};
+use commitlog::wire::message::{Refusal, RefusalCode, Renewed as RenewedCertificate};
 use commitlog::wire::producer::Ending;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::ambient::Random;
-use crate::limits::{REDIRECTS_MAX, REPROBE_AFTER};
+use crate::limits::{PRODUCER_IN_USE_MAX, REDIRECTS_MAX, REPROBE_AFTER};
 use crate::spool::Spool;
 use backoff::Backoff;
 use blocking::Blocking;
@@ -55,7 +55,7 @@ pub trait Identity: Send + Sync {
     /// A certificate request, when the certificate has grown old.
     fn renewal(&self) -> Option<Vec<u8>>;
     /// Takes the answer to it. The error says what is wrong with it.
-    fn renewed(&self, renewed: &Renewed) -> Result<(), String>;
+    fn renewed(&self, renewed: &RenewedCertificate) -> Result<(), String>;
 }
 
 /// What is told about this host, for people and to tell clones apart.
@@ -133,21 +133,7 @@ impl Producer {
 
     /// Ships until `shutdown`, then sends what is spooled within a grace and returns.
     pub async fn run(self, shutdown: CancellationToken) {
-        let dialer = Dialer::new(
-            Arc::clone(&self.transport),
-            Arc::clone(&self.identity),
-            self.config.reprobe_after,
-        );
-        let course = Course {
-            backoff: Backoff::new(Arc::clone(&self.random)),
-            dialer,
-            turn: 0,
-            redirected: Vec::new(),
-            redirects: 0,
-            waiting_link: None,
-            producer: self,
-        };
-        course.run(&shutdown).await;
+        Course::new(self).run(&shutdown).await;
     }
 }
 
@@ -163,9 +149,29 @@ struct Course {
     redirects: u32,
     /// A better connection than the one that was left for it.
     waiting_link: Option<(String, Link)>,
+    /// Since when another agent uses this one's producer id.
+    in_use_since: Option<Instant>,
 }
 
 impl Course {
+    fn new(producer: Producer) -> Course {
+        let dialer = Dialer::new(
+            Arc::clone(&producer.transport),
+            Arc::clone(&producer.identity),
+            producer.config.reprobe_after,
+        );
+        Course {
+            backoff: Backoff::new(Arc::clone(&producer.random)),
+            dialer,
+            turn: 0,
+            redirected: Vec::new(),
+            redirects: 0,
+            waiting_link: None,
+            in_use_since: None,
+            producer,
+        }
+    }
+
     async fn run(mut self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
             let (address, link) = tokio::select! {
@@ -192,7 +198,7 @@ impl Course {
                 session::run(&self.producer, link, shutdown, better).await
             };
             self.producer.stats.set_connected(Connected::No);
-            let wait = self.ended(&address, over, outcome);
+            let wait = self.ended(&address, over, outcome).await;
             tokio::select! {
                 biased;
                 () = sleep(wait) => {}
@@ -240,10 +246,11 @@ impl Course {
     }
 
     /// Decides what follows a session, and how long to wait before it.
-    fn ended(&mut self, address: &str, over: Connected, outcome: Outcome) -> Duration {
+    async fn ended(&mut self, address: &str, over: Connected, outcome: Outcome) -> Duration {
         if outcome.was_live {
             self.producer.refusals.forget(address);
             self.redirects = 0;
+            self.in_use_since = None;
         }
         if outcome.made_progress {
             self.backoff.reset();
@@ -256,12 +263,9 @@ impl Course {
                 self.turn = 0;
                 Duration::ZERO
             }
-            End::NewProducer(reason) => match self.producer.spool.renew_producer_id(&reason) {
-                Ok(_) => Duration::ZERO,
-                Err(error) => {
-                    tracing::error!(%error, "no new producer id; trying again");
-                    self.backoff.next()
-                }
+            End::NewProducer(reason) => match self.renew_producer_id(reason).await {
+                Renewed::Yes => Duration::ZERO,
+                Renewed::No => self.backoff.next(),
             },
             End::Lost(error) => {
                 tracing::warn!(address, "connection lost: {error}");
@@ -275,11 +279,23 @@ impl Course {
                 }
                 self.next_turn()
             }
-            End::By(ending) => self.ended_by(address, ending),
+            End::By(ending) => self.ended_by(address, ending).await,
         }
     }
 
-    fn ended_by(&mut self, address: &str, ending: Ending) -> Duration {
+    async fn renew_producer_id(&self, reason: String) -> Renewed {
+        let spool = self.producer.spool.clone();
+        let renew = move || spool.renew_producer_id(&reason);
+        match self.producer.blocking.run(renew).await {
+            Ok(_) => Renewed::Yes,
+            Err(error) => {
+                tracing::error!(%error, "no new producer id; trying again");
+                Renewed::No
+            }
+        }
+    }
+
+    async fn ended_by(&mut self, address: &str, ending: Ending) -> Duration {
         match ending {
             Ending::Goodbye(reason) => {
                 tracing::info!(address, reason, "the aggregator left");
@@ -296,16 +312,17 @@ impl Course {
                 self.redirected.reverse();
                 Duration::ZERO
             }
-            Ending::Refused(refusal) => self.refused(address, &refusal),
+            Ending::Refused(refusal) => self.refused(address, &refusal, Instant::now()).await,
         }
     }
 
-    fn refused(&mut self, address: &str, refusal: &Refusal) -> Duration {
+    async fn refused(&mut self, address: &str, refusal: &Refusal, now: Instant) -> Duration {
         self.producer.refusals.report(address, refusal);
         if refusal.code == RefusalCode::ProducerInUse {
-            let spool = &self.producer.spool;
-            if let Err(error) = spool.renew_producer_id(&refusal.message) {
-                tracing::error!(%error, "no new producer id; trying again");
+            let since = *self.in_use_since.get_or_insert(now);
+            if now.duration_since(since) >= PRODUCER_IN_USE_MAX {
+                self.in_use_since = None;
+                self.renew_producer_id(refusal.message.clone()).await;
             }
         }
         let wait = self.next_turn();
@@ -316,6 +333,13 @@ impl Course {
         let after = refusal.retry_after.min(self.producer.config.reprobe_after);
         wait + after + self.backoff.part_of(after / 4)
     }
+}
+
+/// Whether there is a new producer id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    Yes,
+    No,
 }
 
 fn order(producer: &Producer) -> Vec<String> {
@@ -340,3 +364,6 @@ async fn better_link(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,8 @@ use super::connect::Link;
 use super::send::{Ended, Hole, Sender, SlotState};
 use super::stream::Channel;
 use crate::limits::{
-    RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN, STATUS_EVERY,
+    BROKEN_STREAM_GRACE, RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN,
+    STATUS_EVERY,
 };
 use crate::spool::positions::Loss as SpoolLoss;
 use crate::spool::{Hints, LOST_DAMAGED, LOST_SOURCE, Spool};
@@ -85,8 +86,10 @@ struct Driver {
     comparing: BTreeMap<Slot, Comparing>,
     /// Damaged places in the spool, to be skipped once all before them is acknowledged.
     holes: Vec<Hole>,
-    /// Partitions that were refused, and when to ask again.
-    refused: Vec<(Instant, TopicPartition)>,
+    /// Slots that were refused, and when to ask again.
+    refused: Vec<(Instant, Slot)>,
+    /// A stream that cannot be written, and until when the control stream may tell why.
+    broken: Option<Broken>,
     /// Set once sending stops: why, and what follows.
     stopping: Option<Stopping>,
     was_live: bool,
@@ -99,6 +102,11 @@ struct Driver {
 struct Comparing {
     partition: TopicPartition,
     range: Sendable,
+}
+
+struct Broken {
+    error: String,
+    deadline: Instant,
 }
 
 enum Stopping {
@@ -145,6 +153,7 @@ pub(super) async fn run(
         comparing: BTreeMap::new(),
         holes: Vec::new(),
         refused: Vec::new(),
+        broken: None,
         stopping: None,
         was_live: false,
         made_progress: false,
@@ -241,9 +250,10 @@ impl Driver {
                     let now = self.shared.now();
                     self.shared.session().turn(now).map_err(|error| error.message)?;
                     self.ask_again()?;
+                    self.give_up_broken()?;
                 }
                 _ = self.status.tick() => self.tell_status()?,
-                _ = self.renewal.tick() => self.renew_certificate()?,
+                _ = self.renewal.tick() => self.renew_certificate().await?,
                 Some(ended) = self.senders.join_next() => self.sender_ended(ended)?,
                 alive = changed.changed() => {
                     alive.map_err(|_| "the spool is closed")?;
@@ -338,10 +348,13 @@ impl Driver {
                         self.renewal.reset_immediately();
                     }
                     let becomes_live = !std::mem::replace(&mut self.was_live, true);
-                    self.shared.producer.spool.apply_hints(Hints {
+                    let spool = self.shared.producer.spool.clone();
+                    let hints = Hints {
                         linger: hints.linger,
                         partitions: hints.partitions,
-                    });
+                    };
+                    let apply = move || spool.apply_hints(hints);
+                    self.shared.producer.blocking.run(apply).await;
                     if becomes_live {
                         // Partitions that appeared since Hello could not be opened until now.
                         self.spool_changed()?;
@@ -356,7 +369,9 @@ impl Driver {
                     }
                 }
                 ProducerEvent::Renewed(renewed) => {
-                    if let Err(error) = self.shared.producer.identity.renewed(&renewed) {
+                    let identity = Arc::clone(&self.shared.producer.identity);
+                    let install = move || identity.renewed(&renewed);
+                    if let Err(error) = self.shared.producer.blocking.run(install).await {
                         tracing::error!(error, "the new certificate cannot be used");
                     }
                 }
@@ -464,18 +479,15 @@ impl Driver {
         let refusals = &self.shared.producer.refusals;
         refusals.report(&partition.to_string(), refusal);
         let again = Instant::now() + refusal.retry_after.max(SLOT_RETRY_MIN);
-        self.refused.push((again, partition));
+        self.refused.push((again, slot));
     }
 
-    /// Asks again for partitions that were refused a while ago, each as a new slot.
+    /// Asks again for partitions that were refused a while ago.
     fn ask_again(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        let (due, wait) = self.refused.drain(..).partition(|(at, _)| *at <= now);
-        self.refused = wait;
-        let due: Vec<(Instant, TopicPartition)> = due;
-        for (_, partition) in due {
-            let opened = self.shared.session().open(&partition);
-            opened.map_err(|error| error.message)?;
+        for (_, slot) in self.refused.extract_if(.., |(at, _)| *at <= now) {
+            let asked = self.shared.session().ask_again(slot);
+            asked.map_err(|error| error.message)?;
         }
         Ok(())
     }
@@ -537,8 +549,24 @@ impl Driver {
                 self.stop_for_new_producer("damaged batches were skipped".to_owned());
                 Ok(())
             }
-            Ok(Err(error)) => Err(error),
+            // A slot that ends by a conflict closes its stream, which may be heard of before the conflict.
+            Ok(Err(error)) => {
+                let deadline = Instant::now() + BROKEN_STREAM_GRACE;
+                self.broken.get_or_insert(Broken { error, deadline });
+                Ok(())
+            }
             Err(panicked) => Err(format!("a sender failed: {panicked}")),
+        }
+    }
+
+    /// Nothing on the control stream told why a stream broke: the connection is no good.
+    fn give_up_broken(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        match self.broken.take_if(|broken| broken.deadline <= now) {
+            // Another end is under way, which has its own deadline.
+            Some(_) if self.stopping.is_some() => Ok(()),
+            Some(broken) => Err(broken.error),
+            None => Ok(()),
         }
     }
 
@@ -587,15 +615,21 @@ impl Driver {
         session.status(status).map_err(|error| error.message)
     }
 
-    fn renew_certificate(&self) -> Result<(), String> {
-        let mut session = self.shared.session();
-        if !session.is_live() {
+    async fn renew_certificate(&self) -> Result<(), String> {
+        if !self.shared.session().is_live() {
             return Ok(());
         }
-        match self.shared.producer.identity.renewal() {
-            Some(request) => session.renew(request).map_err(|error| error.message),
-            None => Ok(()),
-        }
+        let identity = Arc::clone(&self.shared.producer.identity);
+        let request = self
+            .shared
+            .producer
+            .blocking
+            .run(move || identity.renewal());
+        let Some(request) = request.await else {
+            return Ok(());
+        };
+        let mut session = self.shared.session();
+        session.renew(request).map_err(|error| error.message)
     }
 }
 

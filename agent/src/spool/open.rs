@@ -92,6 +92,7 @@ impl Spool {
                 dir,
                 clock,
                 random,
+                meta_writes: Mutex::default(),
                 state: Mutex::new(State {
                     meta,
                     partitions,
