@@ -218,7 +218,10 @@ impl Outlet<'_> {
     /// Saves a position that no record carries. What was taken of the file may still be in the open
     /// batch: then the position waits for it, so that it is never ahead of the data.
     pub fn note(&mut self, placed: Placed) {
-        let destination = self.destination(&placed.partition);
+        let Some(partition) = &placed.partition else {
+            return self.flow.spool.note(placed);
+        };
+        let destination = self.destination(partition);
         let destination = &mut self.flow.destinations[destination.0];
         if destination.is_empty() {
             self.flow.spool.note(placed);

@@ -87,6 +87,10 @@ pub struct Hints {
     pub partitions: Vec<(TopicName, u32)>,
 }
 
+/// All that was noted up to a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notes(u64);
+
 /// Whether the spool took something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -348,7 +352,7 @@ impl Spool {
     }
 
     /// Takes positions that no record carries: a file that begins at its end, a copy that was found.
-    /// They are durable with the next snapshot, about a second later.
+    /// They are durable with the next snapshot, about a second later, or see [`Spool::save_notes`].
     pub fn note(&self, placed: Placed) {
         let id = (placed.position.lineage, placed.position.epoch);
         self.table().positions.insert(id, placed);
@@ -372,6 +376,22 @@ impl Spool {
         if self.table().sources.insert(source.to_owned()) {
             self.note_changed();
         }
+    }
+
+    /// Has everything that was noted saved without delay; [`Spool::is_saved`] tells when it is.
+    pub fn save_notes(&self) -> Notes {
+        let mut state = self.state();
+        state.snapshot.noted = true;
+        state.snapshot.is_urgent = true;
+        let notes = state.snapshot.notes;
+        drop(state);
+        self.inner.signal.raise();
+        Notes(notes)
+    }
+
+    /// Whether these notes are durable.
+    pub fn is_saved(&self, notes: Notes) -> bool {
+        self.state().snapshot.notes_saved > notes.0
     }
 
     /// Counts what is gone and cannot be delivered.

@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) config: FileConfig,
     pub(crate) spool_config: SpoolConfig,
     pub(crate) storage: Arc<dyn Storage>,
+    /// Whether an aggregator has told how many partitions there are.
+    pub(crate) tell_partitions: bool,
     /// A faulty disk under the spool, that is started again with this seed when it is off.
     pub(crate) revive: Option<(FaultyDisk, u64)>,
     clock_ms: Arc<AtomicI64>,
@@ -84,6 +86,7 @@ impl World {
             logs,
             config,
             storage,
+            tell_partitions: true,
             revive: None,
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             agent: None,
@@ -188,10 +191,12 @@ impl World {
                 }
             }
         };
-        spool.apply_hints(Hints {
-            linger: Duration::from_millis(2),
-            partitions: vec![(self.config.topic.clone(), 4)],
-        });
+        if self.tell_partitions {
+            spool.apply_hints(Hints {
+                linger: Duration::from_millis(2),
+                partitions: vec![(self.config.topic.clone(), 4)],
+            });
+        }
         let telemetry = Telemetry::new();
         let source = FileSource::new(
             self.config.clone(),

@@ -70,7 +70,7 @@ impl SimSource {
         let known = out.spool().positions();
         if let Some(placed) = known.into_iter().find(|it| it.position.lineage == LINEAGE) {
             let offset = usize::try_from(placed.position.offset).expect("a test's size");
-            return Some((offset, placed.partition));
+            return Some((offset, placed.partition?));
         }
         Some((0, out.place(&self.topic, LINEAGE)?))
     }
@@ -94,7 +94,7 @@ fn placed(offset: usize, partition: &TopicPartition) -> Placed {
             path: b"/var/log/app.log".to_vec(),
             place: None,
         },
-        partition: partition.clone(),
+        partition: Some(partition.clone()),
     }
 }
 

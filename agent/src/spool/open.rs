@@ -361,7 +361,7 @@ fn fold(
             if let Some(Ok(position)) = position {
                 table.put(Placed {
                     position,
-                    partition: name.clone(),
+                    partition: Some(name.clone()),
                 });
             }
         }

@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! "WEIRPOS1" | generation u64 | spool.meta (field) | partitions u32, each: name (field), offset i64
-//! sources u32, each: name (field) | positions u32, each: partition's index u32, position (field)
+//! sources u32, each: name (field)
+//! positions u32, each: partition's index u32, 2³²-1 for none yet, position (field)
 //! losses u32, each: source (field), reason (field), records u64, bytes u64 | CRC32C u32
 //! ```
 //! A field is a u32 length and bytes; integers are big-endian.
@@ -23,13 +24,16 @@ use super::meta::Meta;
 
 const MAGIC: &[u8; 8] = b"WEIRPOS1";
 
-/// A position, and the partition that its file's records go to.
+/// The index of no partition.
+const UNPLACED: u32 = u32::MAX;
+
+/// A position, and the partition that its file's records go to, once that is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
     /// How far the file was read.
     pub position: Position,
     /// Where its records are, and go on going, so that their order holds.
-    pub partition: TopicPartition,
+    pub partition: Option<TopicPartition>,
 }
 
 /// Bytes and records that are gone, by what they were lost to.
@@ -87,10 +91,12 @@ pub(crate) fn encode(
         .iter()
         .map(|(name, offset)| (name, (0, *offset)))
         .collect();
-    for placed in table.positions.values() {
-        partitions
-            .entry(&placed.partition)
-            .or_insert((0, Offset::ZERO));
+    for partition in table
+        .positions
+        .values()
+        .flat_map(|placed| &placed.partition)
+    {
+        partitions.entry(partition).or_insert((0, Offset::ZERO));
     }
     let mut bytes = MAGIC.to_vec();
     bytes.extend(generation.to_be_bytes());
@@ -108,7 +114,10 @@ pub(crate) fn encode(
     put_count(&mut bytes, table.positions.len());
     let mut encoded = Vec::new();
     for placed in table.positions.values() {
-        let (index, _) = partitions[&placed.partition];
+        let index = placed
+            .partition
+            .as_ref()
+            .map_or(UNPLACED, |it| partitions[it].0);
         bytes.extend(index.to_be_bytes());
         encoded.clear();
         placed.position.encode(&mut encoded);
@@ -144,7 +153,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Snapshot> {
         table.sources.insert(text(&mut input)?.to_owned());
     }
     for _ in 0..input.u32()? {
-        let partition = names.get(usize::try_from(input.u32()?).ok()?)?.clone();
+        let partition = match input.u32()? {
+            UNPLACED => None,
+            index => Some(names.get(usize::try_from(index).ok()?)?.clone()),
+        };
         let position = Position::decode(input.field()?).ok()?;
         table.put(Placed {
             position,

@@ -38,6 +38,12 @@ pub(crate) struct SnapshotState {
     pub(crate) generation: u64,
     /// A position changed that no record carries.
     pub(crate) noted: bool,
+    /// Somebody waits for what was noted.
+    pub(crate) is_urgent: bool,
+    /// How many snapshots were taken, whether or not they came to anything.
+    pub(crate) notes: u64,
+    /// So many had been taken when the newest that is durable was.
+    pub(crate) notes_saved: u64,
     pub(crate) written_at_ms: i64,
     pub(crate) trimmed_at_ms: i64,
     /// Ends of the partitions at the last snapshot, in bytes ever written.
@@ -50,6 +56,7 @@ pub(crate) struct SnapshotState {
 /// A snapshot on its way to disk.
 struct Capture {
     generation: u64,
+    notes: u64,
     bytes: Vec<u8>,
     folded: BTreeMap<TopicPartition, Offset>,
 }
@@ -157,11 +164,16 @@ impl Spool {
             let trimmable = partition.trimmable();
             trimmable.after_snapshot && self.is_worth_it(&trimmable, need)
         });
-        let is_due = written >= SNAPSHOT_EVERY_BYTES || (waited && (state.snapshot.noted || trims));
+        let is_due = state.snapshot.is_urgent
+            || written >= SNAPSHOT_EVERY_BYTES
+            || (waited && (state.snapshot.noted || trims));
         if due == Due::IfNeeded && !is_due {
             return None;
         }
         state.snapshot.noted = false;
+        state.snapshot.is_urgent = false;
+        state.snapshot.notes += 1;
+        let notes = state.snapshot.notes;
         state.snapshot.written_at_ms = now;
         state.snapshot.bytes_at = state.snapshot.bytes_written;
         state.snapshot.generation += 1;
@@ -176,6 +188,7 @@ impl Spool {
         let bytes = positions::encode(generation, &meta, &folded, &self.table());
         Some(Capture {
             generation,
+            notes,
             bytes,
             folded,
         })
@@ -190,6 +203,9 @@ impl Spool {
         let path = self.inner.dir.join(name);
         match write_atomically(&*self.inner.storage, &path, &capture.bytes) {
             Ok(()) => {
+                self.state().snapshot.notes_saved = capture.notes;
+                // Who waited for it reads now.
+                self.room_may_be_back();
                 for (name, partition) in partitions {
                     if let Some(&upto) = capture.folded.get(name) {
                         partition.folded(upto);

@@ -61,8 +61,11 @@ impl FileSource {
         self.looks.extend(gone);
         self.look_around(out);
         self.forget_gone(out);
-        self.phase = Phase::Running;
         out.spool().remember_source(&self.config.name);
+        if self.phase == Phase::FirstEver && self.config.start_at == StartAt::End {
+            self.awaited = Some(out.spool().save_notes());
+        }
+        self.phase = Phase::Running;
         let pause = if self.unwatched {
             RECONCILE_UNWATCHED
         } else {
@@ -297,6 +300,7 @@ impl FileSource {
         let path = lineage.path.clone();
         let number = next_number(lineage.last_epoch, now);
         let mut epoch = Epoch::new(number, opened.key, opened.file, now.monotonic);
+        epoch.saw_size(opened.size, now.monotonic);
         if at_end && let Err(error) = self.reader.skip_to_end(&mut epoch) {
             return self.say_unreadable(&path, &error);
         }
@@ -470,11 +474,12 @@ impl FileSource {
         self.lineages[id.lineage].as_mut()?.epoch(id.number)
     }
 
-    /// Saves the position of an epoch that no record carries. Without a partition that waits.
+    /// Saves the position of an epoch that no record carries.
     pub(super) fn note(&mut self, id: EpochId, out: &mut Outlet<'_>) {
         let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
             let mut epochs = lineage.epochs.iter();
-            lineage.placed(epochs.find(|epoch| epoch.number == id.number)?)
+            let epoch = epochs.find(|epoch| epoch.number == id.number)?;
+            Some(lineage.placed(epoch))
         });
         if let Some(placed) = placed {
             out.note(placed);

@@ -150,12 +150,12 @@ impl Lineage {
     }
 
     /// The position of an epoch, with its partition once it has one.
-    pub(super) fn placed(&self, epoch: &Epoch) -> Option<Placed> {
-        let stream = self.stream.as_ref()?;
-        Some(Placed {
+    pub(super) fn placed(&self, epoch: &Epoch) -> Placed {
+        let stream = self.stream.as_ref();
+        Placed {
             position: self.position(epoch),
-            partition: stream.partition.clone(),
-        })
+            partition: stream.map(|stream| stream.partition.clone()),
+        }
     }
 }
 

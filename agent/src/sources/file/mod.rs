@@ -45,6 +45,7 @@ use super::{Next, Source};
 use crate::ambient::Now;
 use crate::limits::{ATTENTION_EVERY, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
+use crate::spool::Notes;
 use crate::telemetry::SourceTelemetry;
 use copies::Suspect;
 use guard::Hasher;
@@ -107,6 +108,8 @@ pub struct FileSource {
     attention: BTreeSet<usize>,
     /// Files that cannot be opened, so that each is said once.
     unreadable: HashMap<PathBuf, String>,
+    /// Where reading began must be saved before anything is read: after a crash nobody knew it.
+    awaited: Option<Notes>,
     next_reconcile: Option<Duration>,
     next_attention: Duration,
     phase: Phase,
@@ -179,6 +182,7 @@ impl FileSource {
             moves: Vec::new(),
             attention: BTreeSet::new(),
             unreadable: HashMap::new(),
+            awaited: None,
             next_reconcile: None,
             next_attention: Duration::ZERO,
             phase: Phase::New,
@@ -206,7 +210,11 @@ impl Source for FileSource {
             self.attend(out);
             self.next_attention = now.monotonic + ATTENTION_EVERY;
         }
-        let blocked = self.read_ready(out);
+        self.awaited = self.awaited.filter(|notes| !out.spool().is_saved(*notes));
+        let blocked = match self.awaited {
+            Some(_) => Blocked::Yes,
+            None => self.read_ready(out),
+        };
         self.next(blocked, now)
     }
 

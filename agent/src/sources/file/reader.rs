@@ -95,6 +95,33 @@ impl Reader {
         &self.hasher
     }
 
+    /// Looks at a file that there is no room to read: what becomes of it meanwhile is told by its length
+    /// and by how it begins.
+    pub(super) fn look(&self, epoch: &mut Epoch, now: Duration) -> io::Result<Read> {
+        let Some(file) = &epoch.file else {
+            return Ok(Read::NoRoom(Taken::default()));
+        };
+        let size = file.metadata()?.len();
+        let mut head = [0; HEAD_BYTES];
+        let filled = read_at(file, &mut head, 0)?;
+        let known = head[..filled].get(..usize::from(epoch.head.bytes));
+        let is_known = known.is_some_and(|known| self.hasher.guard(known) == epoch.head);
+        let is_unseen = epoch.head.bytes == 0;
+        if size < epoch.offset || !(is_known || is_unseen) {
+            return Ok(Read::Replaced);
+        }
+        if size < epoch.size_seen {
+            let lost = epoch.size_seen - size;
+            epoch.size_seen = size;
+            return Ok(Read::Shrunk(lost));
+        }
+        if is_unseen && epoch.offset == 0 {
+            epoch.head = self.hasher.guard(&head[..filled]);
+        }
+        epoch.saw_size(size, now);
+        Ok(Read::NoRoom(Taken::default()))
+    }
+
     /// Reads once and takes what is whole.
     pub(super) fn read(
         &mut self,
@@ -406,7 +433,7 @@ impl Cutter<'_, '_, '_> {
         position.tail = self.epoch.tail;
         Placed {
             position,
-            partition: self.target.stream.partition.clone(),
+            partition: Some(self.target.stream.partition.clone()),
         }
     }
 

@@ -63,7 +63,7 @@ impl FileSource {
         };
         let directory = self.directory(dir);
         let index = self.lineage(directory, name);
-        if partition.topic == self.config.topic {
+        if let Some(partition) = partition.filter(|it| it.topic == self.config.topic) {
             self.set_stream(index, partition, out);
         }
         let id = EpochId {
@@ -156,7 +156,11 @@ impl FileSource {
         if self.epoch(id).is_none() {
             tracing::warn!(source = self.config.name, path = %path.display(),
                 "file went away while the agent was stopped; what was added to it since is lost");
-            out.count_loss(&self.config.name, LOST_MISSING, Loss::default());
+            let loss = Loss {
+                records: 1,
+                bytes: 0,
+            };
+            out.count_loss(&self.config.name, LOST_MISSING, loss);
         }
     }
 

@@ -43,20 +43,21 @@ impl FileSource {
         let Some(stream) = stream else {
             return nothing;
         };
-        if out.room(stream.destination) == 0 {
-            return Ok(Read::NoRoom(Taken::default()));
-        }
         let now = out.now().monotonic;
-        let mut target = Target {
-            stream,
-            batch: &mut out.batch(stream.destination),
-            position,
-            last_line,
-            now,
-        };
         let epoch = &mut epochs[at];
         let was_unseen = epoch.head.bytes == 0;
-        let read = self.reader.read(epoch, &mut target);
+        let read = if out.room(stream.destination) == 0 {
+            self.reader.look(epoch, now)
+        } else {
+            let mut target = Target {
+                stream,
+                batch: &mut out.batch(stream.destination),
+                position,
+                last_line,
+                now,
+            };
+            self.reader.read(epoch, &mut target)
+        };
         if was_unseen && epoch.head.bytes > 0 && epoch.offset == 0 {
             // The first line is not whole yet; by its beginning a copy of the file can be known.
             self.note(id, out);

@@ -1,5 +1,7 @@
 //! What becomes of lines under everything that is done to log files. Paths are real, time is not.
 
+mod edges;
+
 use std::io::Write;
 use std::time::Duration;
 

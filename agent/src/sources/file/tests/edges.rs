@@ -1,0 +1,158 @@
+//! Crashes in the first second, full spools, directories that come and go.
+
+use std::time::Duration;
+
+use commitlog::id::Offset;
+
+use super::{expected, numbered};
+use crate::limits::COPY_GRACE;
+use crate::sources::file::StartAt;
+use crate::testing::World;
+
+#[test]
+fn a_crash_right_after_the_first_start_does_not_move_the_end_where_it_began() {
+    for turns in 1..40 {
+        let mut world = World::new();
+        world.config.start_at = StartAt::End;
+        world.tell_partitions = false;
+        world.append("a.log", "old\n");
+        world.append("b.log", "old\n");
+        // How far it comes before the crash differs; whatever is read once the agent has looked counts.
+        for _ in 0..turns {
+            world.turn();
+            world.spool().sync_turn();
+            world.pass(Duration::from_millis(100));
+        }
+        let is_settled = world.spool().knows_source("app") && turns > 3;
+        world.kill();
+        world.append("a.log", "new\n");
+        world.run_for(Duration::from_secs(4));
+        let lines = world.lines();
+        let seen: Vec<&String> = lines.values().flatten().collect();
+        assert!(
+            !seen.contains(&&"old".to_owned()),
+            "after {turns} turns: {seen:?}"
+        );
+        assert!(
+            !is_settled || seen == ["new"],
+            "after {turns} turns: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn lines_of_the_first_second_survive_a_crash_where_reading_began_at_the_end() {
+    let mut world = World::new();
+    world.config.start_at = StartAt::End;
+    world.append("a.log", "old\n");
+    world.append("b.log", "old\n");
+    world.settle();
+    world.append("a.log", "one\n");
+    world.settle();
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+    // Nothing of the second file was read yet, and its start is known all the same.
+    world.kill();
+    world.append("b.log", "two\n");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+    assert_eq!(world.lines_of("b.log"), ["two"]);
+}
+
+#[test]
+fn a_file_that_is_gone_after_a_restart_counts_as_one_loss() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.run_for(Duration::from_secs(2));
+    world.stop();
+    world.append("a.log", "two\n");
+    world.remove("a.log");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.losses(), ["missing_after_restart 1 0"]);
+}
+
+/// A world whose spool is full of one file's lines, of which nothing is acknowledged.
+fn full() -> World {
+    let mut world = World::new();
+    world.spool_config.bytes_max = 40_000;
+    world.spool_config.segment_bytes = 8192;
+    let lines: Vec<String> = (0..20_000u64)
+        .map(|n| format!("{n} {:x}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        .collect();
+    world.append("full.log", &lines.concat());
+    world.run_for(Duration::from_secs(1));
+    assert!(world.spool().is_full());
+    world
+}
+
+/// Acknowledges all there is, until all is read.
+fn drain(world: &mut World) -> Vec<String> {
+    let mut seen = Vec::new();
+    for _ in 0..200 {
+        world.run_for(Duration::from_millis(300));
+        seen.extend(world.lines().remove("a.log").unwrap_or_default());
+        let spool = world.spool();
+        for partition in spool.partitions() {
+            spool.acknowledge(&partition, spool.range(&partition).durable_end);
+        }
+        if spool.range(&spool.partitions()[0]).start == Offset::ZERO {
+            break;
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_file_that_was_never_read_and_is_truncated_counts_in_full() {
+    let mut world = full();
+    world.append("a.log", &numbered(0..100));
+    world.run_for(Duration::from_secs(1));
+    world.append("a.log", &numbered(100..200));
+    world.run_for(Duration::from_secs(1));
+    world.truncate("a.log");
+    world.append("a.log", &numbered(200..500));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(drain(&mut world), expected(200..500));
+    let lost = numbered(0..200).len();
+    world.run_for(COPY_GRACE * 2);
+    assert_eq!(world.losses(), [format!("truncated 1 {lost}")]);
+}
+
+#[test]
+fn a_file_that_was_never_read_goes_on_in_its_copy() {
+    let mut world = full();
+    world.append("a.log", &numbered(0..100));
+    world.run_for(Duration::from_secs(1));
+    world.copy_truncate("a.log", "a.log.1");
+    world.append("a.log", &numbered(100..300));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(drain(&mut world), expected(0..300));
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_directory_that_is_deleted_and_made_again_is_followed() {
+    for pattern in ["x/*.log", "x/y/*.log", "x/**/*.log"] {
+        let mut world = World::new();
+        world.config.files = vec![world.path(pattern).display().to_string()];
+        world.settle();
+        for round in 0..4u32 {
+            std::fs::create_dir_all(world.path("x/y")).unwrap();
+            let name = if pattern == "x/*.log" {
+                "x/a.log"
+            } else {
+                "x/y/a.log"
+            };
+            // Found by its events, long before everything is looked at again.
+            world.run_for(Duration::from_millis(100));
+            world.append(name, &numbered(round..round + 1));
+            world.run_for(Duration::from_millis(100));
+            assert_eq!(
+                world.lines_of("a.log"),
+                expected(0..round + 1),
+                "{pattern} {round}"
+            );
+            std::fs::remove_dir_all(world.path("x")).unwrap();
+            world.run_for(Duration::from_millis(100));
+        }
+    }
+}
