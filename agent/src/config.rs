@@ -46,7 +46,7 @@ pub struct AgentSection {
 /// Where records go.
 #[derive(Debug, Clone)]
 pub struct ShipConfig {
-    /// Aggregators in order of preference; empty means those that `join` was told.
+    /// Aggregators: each agent has its home among them; empty means those that `join` was told.
     pub to: Vec<HostPort>,
     /// The user's own certificates instead of the joined identity.
     pub tls: Option<ShipTls>,
@@ -161,7 +161,7 @@ impl Section for ShipConfig {
         ShipConfig {
             to: fields.list(
                 "to",
-                "Aggregators in order of preference; by default those that the join token named.",
+                "Aggregators; agents spread over them, and fail over. By default those that the token named.",
             ),
             tls: fields.optional_section("tls"),
             spool: fields.section("spool"),

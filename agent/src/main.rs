@@ -123,8 +123,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let is_usage = error.is::<Problems>();
+    // Problems of a file begin with its place, where editors look for it.
+    let prefix = if is_usage { "" } else { "error: " };
     // A closed stderr leaves the exit code to tell.
-    drop(writeln!(io::stderr(), "weir-agent: {error:#}"));
+    drop(writeln!(io::stderr(), "{prefix}{error:#}"));
     if is_usage {
         ExitCode::from(EXIT_USAGE)
     } else {
@@ -149,7 +151,8 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
 async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
     let mut stop = StopSignals::listen()?;
     let running = running::start(config, Parts::real()).await?;
-    tracing::info!(http = ?running.http_addr, "ready");
+    let http = running.http_addr.map(tracing::field::display);
+    tracing::info!(http, "ready");
     let failed = tokio::select! {
         () = stop.next() => false,
         () = running.failed() => true,

@@ -14,6 +14,8 @@ use crate::spool::Spool;
 pub const READ_BYTES: &str = "weir_agent_read_bytes_total";
 /// Records taken from sources, by source.
 pub const RECORDS: &str = "weir_agent_records_total";
+/// Lines that were longer than the limit, or than a batch, and became several records, by source.
+pub const LINES_SPLIT: &str = "weir_agent_lines_split_total";
 /// Batches written to the spool.
 pub const BATCHES: &str = "weir_agent_batches_total";
 /// Bytes of batches written to the spool.
@@ -52,6 +54,7 @@ pub struct Telemetry {
     registry: Registry,
     read_bytes: IntCounterVec,
     records: IntCounterVec,
+    lines_split: IntCounterVec,
     batches: IntCounter,
     batch_bytes: IntCounter,
     lost_records: IntCounterVec,
@@ -76,6 +79,8 @@ pub struct SourceTelemetry {
     pub read_bytes: IntCounter,
     /// Records taken.
     pub records: IntCounter,
+    /// Lines that became several records.
+    pub lines_split: IntCounter,
     /// Files followed.
     pub files: IntGauge,
     /// Files that cannot be read.
@@ -95,6 +100,12 @@ impl Telemetry {
         Telemetry {
             read_bytes: counters(&registry, READ_BYTES, "Bytes read.", &["source"]),
             records: counters(&registry, RECORDS, "Records taken.", &["source"]),
+            lines_split: counters(
+                &registry,
+                LINES_SPLIT,
+                "Lines that became several records.",
+                &["source"],
+            ),
             batches: counter(&registry, BATCHES, "Batches spooled."),
             batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
             lost_records: counters(
@@ -171,6 +182,7 @@ impl Telemetry {
         SourceTelemetry {
             read_bytes: self.read_bytes.with_label_values(&[name]),
             records: self.records.with_label_values(&[name]),
+            lines_split: self.lines_split.with_label_values(&[name]),
             files: self.files.with_label_values(&[name]),
             files_unreadable: self.files_unreadable.with_label_values(&[name]),
         }

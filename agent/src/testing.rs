@@ -21,7 +21,7 @@ use crate::pipeline::Pipeline;
 use crate::sources::file::{FileConfig, FileSource, StartAt};
 use crate::sources::{Next, Source};
 use crate::spool::{Hints, Spool, SpoolConfig, SyncTurn};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{SourceTelemetry, Telemetry};
 
 /// The start of all test runs.
 const START_MS: i64 = 1_800_000_000_000;
@@ -46,6 +46,7 @@ pub(crate) struct World {
 struct Agent {
     pipeline: Pipeline,
     spool: Spool,
+    telemetry: Telemetry,
 }
 
 /// One record as it comes out of the spool.
@@ -205,8 +206,9 @@ impl World {
         );
         let sources: Vec<Box<dyn Source>> = vec![Box::new(source.unwrap())];
         self.agent = Some(Agent {
-            pipeline: Pipeline::new(sources, spool.clone(), telemetry),
+            pipeline: Pipeline::new(sources, spool.clone(), telemetry.clone()),
             spool,
+            telemetry,
         });
     }
 
@@ -302,6 +304,12 @@ impl World {
     /// The lines of one path.
     pub(crate) fn lines_of(&self, name: &str) -> Vec<String> {
         self.lines().remove(name).unwrap_or_default()
+    }
+
+    /// What the running agent counts of its source.
+    pub(crate) fn counted(&self) -> SourceTelemetry {
+        let agent = self.agent.as_ref().unwrap();
+        agent.telemetry.source(&self.config.name)
     }
 
     /// All losses, as "reason records bytes".

@@ -18,7 +18,7 @@ use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
 use super::reader::{Reader, read_at};
 use super::watch::Spot;
-use super::{Directory, EpochId, FileSource, Phase, StartAt, WATCH_HINT, kernel};
+use super::{Directory, EpochId, FileSource, Phase, StartAt, kernel, watch_hint};
 use crate::ambient::Now;
 use crate::limits::{READ_BYTES, RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
 use crate::pipeline::Outlet;
@@ -133,7 +133,7 @@ impl FileSource {
             Err(error) => {
                 if !self.unwatched {
                     tracing::warn!(source = self.config.name, path = %directory.path.display(),
-                        %error, hint = WATCH_HINT, "directory is not watched, files are polled");
+                        %error, hint = watch_hint(&error), "directory is not watched, files are polled");
                 }
                 self.unwatched = true;
             }

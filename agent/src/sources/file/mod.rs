@@ -156,7 +156,8 @@ impl FileSource {
         let watch = match Watch::new() {
             Ok(watch) => Some(watch),
             Err(error) => {
-                tracing::warn!(source = config.name, %error, hint = WATCH_HINT, "files are polled");
+                let hint = watch_hint(&error);
+                tracing::warn!(source = config.name, %error, hint, "files are polled");
                 None
             }
         };
@@ -353,6 +354,7 @@ impl FileSource {
     fn count(&self, taken: reader::Taken) {
         self.telemetry.read_bytes.inc_by(taken.bytes);
         self.telemetry.records.inc_by(taken.records);
+        self.telemetry.lines_split.inc_by(taken.lines_split);
     }
 
     /// Decides where a lineage's records go, once that is known; whether it is.
@@ -444,7 +446,17 @@ enum Blocked {
     No,
 }
 
-const WATCH_HINT: &str = "raise fs.inotify.max_user_watches and fs.inotify.max_user_instances";
+/// What helps when something cannot be watched.
+fn watch_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => "raise fs.inotify.max_user_watches",
+        Some(libc::EMFILE) => "raise fs.inotify.max_user_instances, or the limit of open files",
+        Some(libc::EACCES) => {
+            "let the agent's user list the directory (`setfacl -m u:USER:rx DIRECTORY`)"
+        }
+        _ => "nothing needs to be done: what is polled is not lost",
+    }
+}
 
 /// The headers of every record of a path. What does not fit is left out: labels are limited when the
 /// configuration is checked.

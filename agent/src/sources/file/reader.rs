@@ -41,6 +41,8 @@ pub(super) enum Read {
 pub(super) struct Taken {
     pub(super) bytes: u64,
     pub(super) records: u64,
+    /// Lines of which a first piece is among the records.
+    pub(super) lines_split: u64,
 }
 
 /// What reading needs besides the file.
@@ -366,7 +368,7 @@ impl Cutter<'_, '_, '_> {
         } else {
             let value = &self.bytes[held.from..held.to];
             self.target.batch.push(value, headers(stream, held.kind));
-            self.taken.records += 1;
+            self.count(held);
         }
         Ok(Some(next))
     }
@@ -384,8 +386,26 @@ impl Cutter<'_, '_, '_> {
         let placed = self.move_to(last.next);
         let value = &self.bytes[last.from..last.to];
         self.target.batch.push_last(value, headers, placed);
-        self.taken.records += 1;
+        self.count(last);
         Ok(())
+    }
+
+    /// Counts a record that was pushed.
+    #[inline]
+    fn count(&mut self, pushed: Held) {
+        self.taken.records += 1;
+        if pushed.kind == Kind::Split && self.is_line_start(pushed.from) {
+            self.taken.lines_split += 1;
+        }
+    }
+
+    /// Whether a line begins at this byte of the read.
+    fn is_line_start(&self, at: usize) -> bool {
+        match at.checked_sub(1) {
+            Some(before) => self.bytes[before] == b'\n',
+            // A read begins before the offset, but in a file of which nothing was taken.
+            None => true,
+        }
     }
 
     /// Pushes a record that is larger than a batch is meant to be: whole when it compresses, in pieces
@@ -397,7 +417,7 @@ impl Cutter<'_, '_, '_> {
         let headers = headers(self.target.stream, last.kind);
         match self.target.batch.push_alone(value, headers, placed) {
             Ok(()) => {
-                self.taken.records += 1;
+                self.count(last);
                 Ok(())
             }
             Err(Refused::NoRoom) => {

@@ -277,6 +277,7 @@ fn lines_longer_than_the_limit_are_delivered_in_pieces() {
     let long = "x".repeat(2500);
     world.append("a.log", &format!("{long}\nshort\n"));
     world.settle();
+    assert_eq!(world.counted().lines_split.get(), 1);
     let records = world.records();
     let pieces: Vec<(usize, bool)> = records
         .iter()
@@ -286,6 +287,21 @@ fn lines_longer_than_the_limit_are_delivered_in_pieces() {
         pieces,
         [(1000, true), (1000, true), (500, false), (5, false)]
     );
+}
+
+#[test]
+fn each_line_that_is_too_long_is_counted_once_however_it_comes() {
+    let mut world = World::new();
+    world.config.line_bytes_max = 1000;
+    for _ in 0..3 {
+        // Longer than one read, and first without its end.
+        world.append("a.log", &"x".repeat(300_000));
+        world.settle();
+        world.append("a.log", &"x".repeat(300_000));
+        world.append("a.log", "\nshort\n");
+        world.settle();
+    }
+    assert_eq!(world.counted().lines_split.get(), 3);
 }
 
 #[test]
@@ -307,6 +323,7 @@ fn a_line_that_does_not_compress_into_one_batch_is_delivered_in_pieces() {
     let mut records = world.records();
     assert_eq!(records.pop().unwrap().value, b"next");
     assert!(records.len() > 1);
+    assert_eq!(world.counted().lines_split.get(), 1);
     assert!(records.pop().unwrap().partial.is_none());
 }
 
@@ -423,6 +440,15 @@ fn a_directory_is_followed_when_it_appears_goes_and_comes_back() {
         std::fs::rename(world.path("x"), world.path(&format!("old{round}"))).unwrap();
         world.run_for(Duration::from_millis(200));
     }
+}
+
+#[test]
+fn what_helps_follows_from_why_a_directory_is_not_watched() {
+    let hint = |code| super::watch_hint(&std::io::Error::from_raw_os_error(code));
+    assert!(hint(libc::ENOSPC).contains("max_user_watches"));
+    assert!(hint(libc::EMFILE).contains("max_user_instances"));
+    assert!(hint(libc::EACCES).contains("setfacl"));
+    assert!(!hint(libc::ENOTSUP).contains("max_user"));
 }
 
 #[test]
