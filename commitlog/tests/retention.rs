@@ -95,6 +95,30 @@ fn age_counts_from_the_append_not_from_what_records_say() {
 }
 
 #[test]
+fn an_idle_log_gives_up_the_segment_being_written_when_all_of_it_is_too_old() {
+    let disk = FaultyDisk::new();
+    let config = LogConfig {
+        retention_ms: Some(10 * DAY_MS),
+        ..CONFIG
+    };
+    let mut log = open(&disk, config, NOW);
+    fill(&mut log, 0..2);
+    assert_eq!(log.reader().segments(), 1);
+    assert_eq!(log.apply_retention(later(11)).unwrap().segments, 0);
+    let trimmed = log.apply_retention(later(12)).unwrap();
+    assert_eq!((trimmed.segments, trimmed.start), (1, offset(2)));
+    assert_eq!((log.bytes(), logs(&disk)), (0, 1));
+    // Again and again it has nothing to do, and makes no segments.
+    assert_eq!(log.apply_retention(later(30)).unwrap().segments, 0);
+    assert_eq!(logs(&disk), 1);
+    disk.kill();
+    let mut log = open(&disk, config, later(30));
+    assert_eq!((log.start(), log.end()), (offset(2), offset(2)));
+    fill(&mut log, 30..31);
+    assert_eq!(log.end(), offset(3));
+}
+
+#[test]
 fn by_bytes_the_oldest_go_while_enough_is_kept() {
     let disk = FaultyDisk::new();
     let config = LogConfig {
