@@ -14,6 +14,8 @@ use config::problem::{Span, Spanned};
 use config::units::ByteSize;
 use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
 
+use crate::limits::{LABELS_BYTES_MAX, LABELS_MAX};
+
 #[cfg(test)]
 mod tests;
 
@@ -137,7 +139,7 @@ impl Section for AgentConfig {
 
 impl Section for AgentSection {
     fn read(fields: &mut Fields<'_>) -> AgentSection {
-        AgentSection {
+        let section = AgentSection {
             data_dir: fields.value(
                 "data_dir",
                 PathBuf::from("/var/lib/weir-agent"),
@@ -152,7 +154,9 @@ impl Section for AgentSection {
                 "http",
                 "Where the agent serves its own /healthz, /readyz and /metrics; nowhere by default.",
             ),
-        }
+        };
+        check_labels(&section.labels, fields);
+        section
     }
 }
 
@@ -205,7 +209,7 @@ impl Section for SpoolConfig {
 
 impl Section for LogsConfig {
     fn read(fields: &mut Fields<'_>) -> LogsConfig {
-        LogsConfig {
+        let section = LogsConfig {
             files: fields.required_list("files", "Patterns of the files to tail."),
             exclude: fields.list("exclude", "Patterns of files that are not tailed."),
             topic: fields
@@ -224,7 +228,9 @@ impl Section for LogsConfig {
                 StartAt::Beginning,
                 "Where reading begins in files that are there at the first start.",
             ),
-        }
+        };
+        check_labels(&section.labels, fields);
+        section
     }
 }
 
@@ -284,6 +290,26 @@ impl Value for StartAt {
     }
 }
 
+/// Every record bears all labels, so they are few and short.
+fn check_labels(labels: &BTreeMap<String, String>, fields: &mut Fields<'_>) {
+    let bytes: usize = labels
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > LABELS_BYTES_MAX {
+        let message = format!("`labels` have {bytes} bytes, which every record would bear");
+        fields.problem(
+            "labels",
+            message,
+            format!("write at most {LABELS_BYTES_MAX}"),
+        );
+    }
+    if labels.len() > LABELS_MAX {
+        let message = format!("{} `labels`, which every record would bear", labels.len());
+        fields.problem("labels", message, format!("write at most {LABELS_MAX}"));
+    }
+}
+
 /// The topic of lines when none is configured.
 pub fn default_topic() -> TopicName {
     "logs".parse().expect("`logs` is a topic name")
@@ -296,4 +322,4 @@ const SPOOL_SIZE_MIN: ByteSize = ByteSize::mib(16);
 
 const LINE_MIN: ByteSize = ByteSize(1024);
 /// Leaves room for a record's headers below the log's limit for one record.
-const LINE_MAX: ByteSize = ByteSize::mib(3);
+pub(crate) const LINE_MAX: ByteSize = ByteSize::mib(3);

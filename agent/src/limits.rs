@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use commitlog::limits::{BATCH_BYTES_MAX, SESSION_SILENCE_MAX};
+use commitlog::limits::{BATCH_BYTES_MAX, RECORD_HEADERS_MAX, SESSION_SILENCE_MAX};
 
 /// Raw bytes at which a batch is cut. Every batch costs wake-ups, an fsync and a round trip, so large
 /// ones are cheap; zstd looks back 256 KiB, so larger ones would hardly compress better.
@@ -172,6 +172,20 @@ pub const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// Pieces of a line that is too long for one batch because it does not compress.
 pub const LINE_PIECE_BYTES: usize = 400 * 1024;
+
+/// The labels of one section, names and values. Every record bears them: what is this long is no label.
+pub const LABELS_BYTES_MAX: usize = 16 * 1024;
+
+/// The number of labels of one section. Twice as many and the agent's own headers fit one record.
+pub const LABELS_MAX: usize = 100;
+
+const _: () = {
+    let labels = 2 * LABELS_BYTES_MAX;
+    // The longest path, and a position that names it twice.
+    let headers = labels + 3 * 4096 + 1024;
+    assert!(LINE_PIECE_BYTES + headers <= POSITION_EVERY_BYTES);
+    assert!(2 * LABELS_MAX + 8 <= RECORD_HEADERS_MAX);
+};
 
 /// Directories below one another that a pattern with `**` goes through.
 pub const WALK_DEPTH_MAX: usize = 64;

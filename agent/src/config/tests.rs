@@ -68,3 +68,26 @@ fn a_file_that_tails_nothing_is_a_mistake() {
     let told = load_text::<AgentConfig>("logs:\n").unwrap_err().to_string();
     assert!(told.contains("no files are tailed"), "{told}");
 }
+
+#[test]
+fn labels_that_leave_no_room_for_lines_are_a_mistake() {
+    let check = |labels: &str, told: &str| {
+        let text = format!("logs:\n  app:\n    files: /srv/*.log\n    labels: {{{labels}}}\n");
+        let result = load_text::<AgentConfig>(&text).map_err(|problems| problems.to_string());
+        match result {
+            Ok(_) => assert_eq!(told, ""),
+            Err(problems) => assert!(problems.contains(told), "{problems}"),
+        }
+    };
+    let many = |count: usize| {
+        let labels: Vec<String> = (0..count).map(|n| format!("l{n}: x")).collect();
+        labels.join(", ")
+    };
+    check(&format!("a: {}", "x".repeat(16 * 1024 - 1)), "");
+    check(
+        &format!("a: {}", "x".repeat(16 * 1024)),
+        "`labels` have 16385 bytes",
+    );
+    check(&many(100), "");
+    check(&many(101), "101 `labels`");
+}

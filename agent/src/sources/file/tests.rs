@@ -5,7 +5,7 @@ mod edges;
 use std::io::Write;
 use std::time::Duration;
 
-use crate::limits::{COPY_GRACE, QUIET};
+use crate::limits::{COPY_GRACE, LABELS_BYTES_MAX, QUIET};
 use crate::spool::SyncTurn;
 use crate::testing::World;
 
@@ -304,20 +304,22 @@ fn each_line_that_is_too_long_is_counted_once_however_it_comes() {
     assert_eq!(world.counted().lines_split.get(), 3);
 }
 
+/// Bytes without a newline that do not compress.
+fn noise(state: &mut u64, length: usize) -> Vec<u8> {
+    let mut next = || {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0].max(11)
+    };
+    (0..length).map(|_| next()).collect()
+}
+
 #[test]
 fn a_line_that_does_not_compress_into_one_batch_is_delivered_in_pieces() {
     let mut world = World::new();
-    let mut state = 7u64;
-    let noise: Vec<u8> = (0..900_000)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56).to_be_bytes()[7].max(11)
-        })
-        .collect();
     let mut writer = world.writer("a.log");
-    writer.write_all(&noise).unwrap();
+    writer.write_all(&noise(&mut 7, 900_000)).unwrap();
     writer.write_all(b"\nnext\n").unwrap();
     world.settle();
     let mut records = world.records();
@@ -325,6 +327,44 @@ fn a_line_that_does_not_compress_into_one_batch_is_delivered_in_pieces() {
     assert!(records.len() > 1);
     assert_eq!(world.counted().lines_split.get(), 1);
     assert!(records.pop().unwrap().partial.is_none());
+}
+
+#[test]
+fn the_longest_line_that_can_be_configured_comes_out_whatever_it_is() {
+    let mut world = World::new();
+    world.config.line_bytes_max = usize::try_from(crate::config::LINE_MAX.0).unwrap();
+    let mut seed = 3;
+    // Labels as long as they may be, and as incompressible as the line.
+    let label = String::from_utf8(
+        noise(&mut seed, 2 * LABELS_BYTES_MAX)
+            .iter()
+            .map(|b| b & 0x7f)
+            .collect(),
+    );
+    world.config.labels = vec![("l".to_owned(), label.unwrap())];
+    let lines = [
+        noise(&mut seed, world.config.line_bytes_max),
+        vec![b'x'; world.config.line_bytes_max],
+        noise(&mut seed, world.config.line_bytes_max - 1),
+    ];
+    for line in &lines {
+        world.writer("a.log").write_all(line).unwrap();
+        world.append("a.log", "\n");
+        world.settle();
+    }
+    let mut joined = vec![Vec::new()];
+    for record in world.records() {
+        joined.last_mut().unwrap().extend(record.value);
+        if record.partial.is_none() {
+            joined.push(Vec::new());
+        }
+    }
+    joined.pop();
+    assert!(
+        joined == lines,
+        "{:?}",
+        joined.iter().map(Vec::len).collect::<Vec<_>>()
+    );
 }
 
 #[test]
