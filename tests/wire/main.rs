@@ -155,6 +155,42 @@ async fn an_aggregator_that_restarts_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_does_not_repeat_at_the_next_aggregator_what_the_first_has() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Aggregator::start(dirs[0].path(), any_port()).await;
+    let authority = first.authority.clone();
+    let second = Aggregator::start_with(dirs[1].path(), any_port(), authority).await;
+    let (identity, logs) = (first.enrol("a").await, partition("logs-0"));
+    let home = tempfile::tempdir().unwrap();
+    let agent = Agent::open(home.path());
+    agent.write_numbered(&logs, 0, 300);
+    let shipping = agent.ship(&[first.address], Arc::clone(&identity));
+    until("all is acknowledged", async || agent.is_empty()).await;
+    // The one partition's offset stands before the checksum that ends the file.
+    let saved = || {
+        let bytes = std::fs::read(home.path().join("spool/acknowledged")).unwrap_or_default();
+        let (_, tail) = bytes.split_last_chunk::<12>()?;
+        tail.first_chunk().copied().map(i64::from_be_bytes)
+    };
+    until("that is saved", async || saved() == Some(300)).await;
+    shipping.abort().await;
+    drop(agent);
+
+    let agent = Agent::open(home.path());
+    agent.write_numbered(&logs, 300, 100);
+    let shipping = agent.ship(&[second.address], identity);
+    until("the next takes the rest", async || agent.is_empty()).await;
+    assert_lines(
+        &second.lines(&logs).await,
+        &numbered_lines(&logs, 400)[300..],
+        "what the first has",
+    );
+    shipping.stop().await;
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_fail_over_and_come_home() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = Aggregator::start(dirs[0].path(), any_port()).await;
