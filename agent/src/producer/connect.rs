@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Identity;
+use super::blocking::Blocking;
 use super::transport::{ByteStream, Transport};
 use crate::limits::{
     CONNECT_ADDRESSES_MAX, CONNECT_MAX, CONNECT_STAGGER, QUIC_AFTER_TCP_FAILED,
@@ -56,6 +57,8 @@ pub struct Dialer {
     pub identity: Arc<dyn Identity>,
     /// How long TCP is used at once where QUIC did not work.
     pub tcp_for: Duration,
+    /// Where certificates are read.
+    pub blocking: Blocking,
     without_quic_until: BTreeMap<String, Instant>,
 }
 
@@ -79,6 +82,7 @@ impl Dialer {
             transport,
             identity,
             tcp_for,
+            blocking: Blocking::Threads,
             without_quic_until: BTreeMap::new(),
         }
     }
@@ -161,8 +165,14 @@ impl Dialer {
         }
     }
 
+    /// The identity as it is now: an operator's own certificates are read from their files.
+    async fn tls(&self) -> Arc<rustls::ClientConfig> {
+        let identity = Arc::clone(&self.identity);
+        self.blocking.run(move || identity.tls()).await
+    }
+
     async fn quic(&self, targets: &[SocketAddr], name: &str) -> Result<Link, ConnectError> {
-        let tls = QuicClientConfig::try_from(self.identity.tls())
+        let tls = QuicClientConfig::try_from(self.tls().await)
             .map_err(|e| ConnectError(format!("this TLS configuration cannot do QUIC: {e}")))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         let mut parameters = transport_parameters();
@@ -190,9 +200,10 @@ impl Dialer {
     async fn tcp(&self, targets: &[SocketAddr], name: &str) -> Result<Link, ConnectError> {
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| ConnectError(format!("server name {name:?}: {e}")))?;
+        let connector = TlsConnector::from(self.tls().await);
         first_of(targets, |target| {
             let transport = Arc::clone(&self.transport);
-            let connector = TlsConnector::from(self.identity.tls());
+            let connector = connector.clone();
             let server = server.clone();
             async move {
                 let stream = transport.tcp(target).await;

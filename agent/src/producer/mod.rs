@@ -155,11 +155,12 @@ struct Course {
 
 impl Course {
     fn new(producer: Producer) -> Course {
-        let dialer = Dialer::new(
+        let mut dialer = Dialer::new(
             Arc::clone(&producer.transport),
             Arc::clone(&producer.identity),
             producer.config.reprobe_after,
         );
+        dialer.blocking = producer.blocking;
         Course {
             backoff: Backoff::new(Arc::clone(&producer.random)),
             dialer,
