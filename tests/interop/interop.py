@@ -1,6 +1,7 @@
 """Our bytes before readers that share no code with us.
 
-    interop.py WRITER       WRITER is the example write_partition of the crate commitlog
+    interop.py WRITER PROGRAMS      WRITER is the example write_partition of the crate commitlog,
+                                    PROGRAMS the folder of weir and weir-agent
 
 Each check prints a line; the last line sums up.
 """
@@ -16,7 +17,9 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka_broker import Broker, Connection
-from kafka_partition import Broken, Partition, Record, read_partition
+from kafka_partition import Batch, Broken, Record, read_partition
+from spooled import HOST, Spooled, spool
+from spooled import TOPIC as SPOOLED
 
 TOPIC = "interop"
 CONSUME_SECONDS_MAX = 30
@@ -70,38 +73,71 @@ def the_reader_finds_what_is_broken(folder: Path, _: Broker) -> None:
 
 def a_broker_takes_our_batches_verbatim(folder: Path, broker: Broker) -> None:
     partition = read_partition(folder / "interop-0")
-    create_topic(broker)
+    produce_verbatim(broker, TOPIC, partition.batches)
+    assert_same(consume(broker, TOPIC, len(partition.records)), read_expected(folder / "expected.tsv"))
+
+
+def a_broker_takes_what_an_agent_spooled_verbatim(folder: Path, broker: Broker) -> None:
+    spooled = spool(folder, Path(sys.argv[2]), Connection(broker).new_producer_id())
+    assert len(spooled.batches) > 2, "too few batches to tell"
+    assert any(batch.is_compressed for batch in spooled.batches), "no batch is compressed"
+    produce_verbatim(broker, SPOOLED, spooled.batches)
+    count = sum(len(lines) for lines in spooled.lines.values())
+    records = consume(broker, SPOOLED, count)
+    # What librdkafka makes of the bytes is what the independent reader does, timestamps among it.
+    assert_same(records, [record for batch in spooled.batches for record in batch.records])
+    check_lines(records, spooled)
+
+
+def check_lines(records: list[Record], spooled: Spooled) -> None:
+    """The records are the lines of each file, in its order, with what was configured and no more."""
+    have: dict[str, list[bytes | None]] = {}
+    positions = 0
+    for at, record in enumerate(records):
+        headers = dict(record.headers)
+        assert len(headers) == len(record.headers), f"a header twice in record {at}"
+        path = headers.pop("log.file.path").decode()
+        have.setdefault(path, []).append(record.value)
+        positions += headers.pop("weir.position", None) is not None
+        assert headers == {"host.name": HOST.encode(), "env": b"interop"}, f"{headers} in record {at}"
+        assert record.offset == at and record.key is None
+        assert spooled.began_ms <= record.timestamp <= spooled.ended_ms, f"time of record {at}"
+    assert have == spooled.lines, "the lines are not those that were written"
+    assert positions >= len(spooled.lines), "no positions, so not what an agent spools"
+
+
+def produce_verbatim(broker: Broker, topic: str, batches: list[Batch]) -> None:
+    create_topic(broker, topic)
     connection = Connection(broker)
-    for batch in partition.batches:
-        offset = connection.produce(TOPIC, batch.raw)
+    for batch in batches:
+        offset = connection.produce(topic, batch.raw)
         assert offset == batch.base_offset, f"offset {offset}, expected {batch.base_offset}"
-    check_fetched(connection, partition)
-    assert_same(consume(broker, len(partition.records)), read_expected(folder / "expected.tsv"))
+    check_fetched(connection, topic, batches)
 
 
-def create_topic(broker: Broker) -> None:
+def create_topic(broker: Broker, topic: str) -> None:
     admin = AdminClient({"bootstrap.servers": broker.address})
-    for created in admin.create_topics([NewTopic(TOPIC, 1, 1)]).values():
+    for created in admin.create_topics([NewTopic(topic, 1, 1)]).values():
         created.result(timeout=20)
 
 
-def check_fetched(connection: Connection, partition: Partition) -> None:
+def check_fetched(connection: Connection, topic: str, batches: list[Batch]) -> None:
     """The broker may set base offset and leader epoch, the first 16 bytes but the length; no more."""
     stored = b""
-    end = partition.batches[-1].last_offset + 1
-    for batch in partition.batches:
+    end = batches[-1].last_offset + 1
+    for batch in batches:
         if len(stored) == 0:
-            stored = connection.fetch(TOPIC, batch.base_offset)
+            stored = connection.fetch(topic, batch.base_offset)
         raw, stored = stored[: len(batch.raw)], stored[len(batch.raw) :]
         assert raw[:12] == batch.raw[:12], f"base offset or length at {batch.base_offset} of {end}"
         assert raw[16:] == batch.raw[16:], f"the batch at {batch.base_offset} of {end} was changed"
 
 
-def consume(broker: Broker, count: int) -> list[Record]:
+def consume(broker: Broker, topic: str, count: int) -> list[Record]:
     """All records, by librdkafka, which checks the CRCs."""
     consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "interop",
                          "check.crcs": True, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(TOPIC, 0, 0)])
+    consumer.assign([TopicPartition(topic, 0, 0)])
     records: list[Record] = []
     while len(records) < count:
         messages = consumer.consume(count - len(records), timeout=CONSUME_SECONDS_MAX)
@@ -118,6 +154,7 @@ CHECKS: list[Callable[[Path, Broker], None]] = [
     a_partition_directory_of_ours_is_kafkas,
     the_reader_finds_what_is_broken,
     a_broker_takes_our_batches_verbatim,
+    a_broker_takes_what_an_agent_spooled_verbatim,
 ]
 
 

@@ -49,6 +49,10 @@ class Batch:
         return self.base_offset + len(self.records) - 1
 
     @property
+    def is_compressed(self) -> bool:
+        return HEADER.unpack_from(self.raw)[5] == CODEC_ZSTD
+
+    @property
     def last_sequence(self) -> int:
         return (self.producer[2] + len(self.records) - 1) & 0x7FFF_FFFF
 
