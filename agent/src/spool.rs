@@ -85,6 +85,8 @@ pub struct Hints {
     pub linger: Duration,
     /// Partitions of the topics that the agent asked for or may write to.
     pub partitions: Vec<(TopicName, u32)>,
+    /// Partitions that any other topic gets when it is first written; 0 when that is not told.
+    pub partitions_of_new: u32,
 }
 
 /// All that was noted up to a moment.
@@ -179,9 +181,12 @@ impl Spool {
         self.state().partitions.keys().cloned().collect()
     }
 
-    /// How many partitions a topic has, as far as an aggregator has told.
+    /// How many partitions a topic has, or gets when it is first written, as far as an aggregator has
+    /// told.
     pub fn partition_count(&self, topic: &TopicName) -> Option<u32> {
-        self.state().meta.partitions.get(topic).copied()
+        let meta = &self.state().meta;
+        let known = meta.partitions.get(topic).copied();
+        known.or_else(|| (meta.partitions_of_new > 0).then_some(meta.partitions_of_new))
     }
 
     /// What of a partition is spooled; nothing where the partition is not known.
@@ -281,6 +286,7 @@ impl Spool {
             let held = meta.partitions.entry(topic).or_insert(0);
             *held = (*held).max(count.clamp(1, PARTITIONS_MAX));
         }
+        meta.partitions_of_new = hints.partitions_of_new.min(PARTITIONS_MAX);
         if meta == old {
             return;
         }

@@ -196,6 +196,7 @@ impl World {
             spool.apply_hints(Hints {
                 linger: Duration::from_millis(2),
                 partitions: vec![(self.config.topic.clone(), 4)],
+                partitions_of_new: 0,
             });
         }
         let telemetry = Telemetry::new();

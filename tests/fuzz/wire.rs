@@ -221,6 +221,7 @@ fn to_producer() -> Vec<Vec<u8>> {
     let hints = Hints {
         linger: Duration::from_micros(1500),
         partitions: vec![("logs".parse().unwrap(), 4)],
+        partitions_of_new: 7,
     };
     let opened = Opened::Accepted {
         progress: Some(Progress {

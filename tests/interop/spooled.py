@@ -115,7 +115,7 @@ def join_an_aggregator_that_leaves(folder: Path, programs: Path, agent: Path) ->
 def write_meta(agent: Path, producer_id: int) -> None:
     """`spool.meta` with this producer id: epoch 0, nothing replaced, no topic known."""
     body = b"WEIRSPL1" + struct.pack(">qhq", producer_id, 0, -1) + secrets.token_bytes(16)
-    body += struct.pack(">I", 0)
+    body += struct.pack(">II", 0, 0)
     (agent / "spool").mkdir()
     (agent / "spool" / "spool.meta").write_bytes(body + struct.pack(">I", crc32c(body)))
 

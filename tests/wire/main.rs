@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::producer::stats::Connected;
+use agent::router::Router;
+use model::position::LineageId;
 use network::Firewall;
 use rig::{Agent, Aggregator, assert_lines, numbered_lines, partition, until};
 
@@ -53,6 +55,31 @@ async fn spooled_batches_arrive_once_and_are_freed() {
         &numbered_lines(&second, 500),
         "",
     );
+    shipping.stop().await;
+    aggregator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_files_of_a_topic_that_is_not_yet_made_spread_over_its_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let agent = Agent::new();
+    let shipping = agent.ship(&[aggregator.address], aggregator.enrol("a").await);
+    let topic = "never-written".parse().unwrap();
+    let mut router = Router::new(agent.spool.clone());
+    until("an answer comes", async || {
+        agent.spool.partition_count(&topic).is_some()
+    })
+    .await;
+    let places: Vec<_> = (0..4)
+        .filter_map(|file| router.place(&topic, LineageId(file), Duration::ZERO))
+        .collect();
+    let numbers: Vec<_> = places.iter().map(|place| place.partition).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    for place in &places {
+        agent.write_numbered(place, 0, 10);
+    }
+    until("all is acknowledged", async || agent.is_empty()).await;
     shipping.stop().await;
     aggregator.stop().await;
 }

@@ -352,6 +352,7 @@ impl Driver {
                     let hints = Hints {
                         linger: hints.linger,
                         partitions: hints.partitions,
+                        partitions_of_new: hints.partitions_of_new,
                     };
                     let apply = move || spool.apply_hints(hints);
                     self.shared.producer.blocking.run(apply).await;

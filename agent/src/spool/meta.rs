@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! "WEIRSPL1" | producer id i64 | epoch i16 | replaced id i64, -1 for none | salt 16 bytes
-//! topics u32, each: name length u8, name, partitions u32 | CRC32C of all before, u32
+//! partitions of a new topic u32, 0 for not told | topics u32, each: name length u8, name, partitions u32
+//! CRC32C of all before, u32
 //! ```
 //! Big-endian. The same bytes are in every position snapshot: a damaged file is read from there.
 
@@ -29,6 +30,8 @@ pub(crate) struct Meta {
     pub(crate) salt: [u8; 16],
     /// Partitions of each topic, as the aggregator told.
     pub(crate) partitions: BTreeMap<TopicName, u32>,
+    /// What it told of all other topics; 0 when nothing.
+    pub(crate) partitions_of_new: u32,
 }
 
 impl Meta {
@@ -42,6 +45,7 @@ impl Meta {
             replaced: None,
             salt,
             partitions: BTreeMap::new(),
+            partitions_of_new: 0,
         }
     }
 
@@ -53,6 +57,7 @@ impl Meta {
         let replaced = self.replaced.map_or(-1, ProducerId::get);
         bytes.extend(replaced.to_be_bytes());
         bytes.extend(self.salt);
+        bytes.extend(self.partitions_of_new.to_be_bytes());
         let topics = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
         bytes.extend(topics.to_be_bytes());
         for (topic, partitions) in &self.partitions {
@@ -74,6 +79,10 @@ impl Meta {
         let epoch = ProducerEpoch::new(i16::from_be_bytes(input.array()?))?;
         let replaced = ProducerId::new(input.i64()?);
         let salt = input.array()?;
+        let partitions_of_new = input.u32()?;
+        if partitions_of_new > PARTITIONS_MAX {
+            return None;
+        }
         let mut partitions = BTreeMap::new();
         for _ in 0..input.u32()? {
             let length = usize::from(input.array::<1>()?[0]);
@@ -90,6 +99,7 @@ impl Meta {
             replaced,
             salt,
             partitions,
+            partitions_of_new,
         })
     }
 }

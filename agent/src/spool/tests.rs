@@ -89,6 +89,7 @@ fn identity_counts_and_offsets_outlive_a_restart() {
     spool.apply_hints(Hints {
         linger: Duration::from_millis(9),
         partitions: vec![("logs".parse().unwrap(), 7)],
+        partitions_of_new: 5,
     });
     assert_eq!(append(&spool, &logs(3), b"one"), Taken::Yes);
     sync(&spool);
@@ -97,6 +98,7 @@ fn identity_counts_and_offsets_outlive_a_restart() {
     let spool = world.open_spool();
     assert_eq!((spool.producer_id(), spool.salt()), (id, salt));
     assert_eq!(spool.partition_count(&"logs".parse().unwrap()), Some(7));
+    assert_eq!(spool.partition_count(&"new".parse().unwrap()), Some(5));
     assert_eq!(spool.range(&logs(3)).durable_end, Offset::new(1).unwrap());
 }
 

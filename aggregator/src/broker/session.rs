@@ -134,6 +134,8 @@ struct Driver {
     reading: JoinHandle<Result<(), Verdict>>,
     tenure: Option<Tenure>,
     linger: Duration,
+    /// As the agent was told.
+    partitions_of_new: u32,
     /// When the last request for a certificate was looked at.
     renewal: Option<Instant>,
 }
@@ -186,6 +188,7 @@ pub(super) async fn run(broker: Broker, peer: Peer) {
         reading,
         tenure: None,
         linger: Duration::ZERO,
+        partitions_of_new: 0,
         renewal: None,
     };
     driver.run().await;
@@ -333,6 +336,7 @@ impl Driver {
             let hints = Hints {
                 linger,
                 partitions: Vec::new(),
+                partitions_of_new: self.partitions_of_new,
             };
             let told = self.shared.session().hint(hints);
             told.map_err(|error| Verdict::Protocol(error.message))?;
@@ -433,6 +437,7 @@ impl Driver {
         }
         let hints = self.hints();
         self.linger = hints.linger;
+        self.partitions_of_new = hints.partitions_of_new;
         self.say(|session| session.accept(partitions, hints))
     }
 
@@ -490,15 +495,20 @@ impl Driver {
         let broker = &self.shared.broker;
         let topics = broker.topics.list().into_iter();
         let allowed = topics.filter(|it| self.identity.topics.allows(&it.name));
+        let mut counts = allowed.map(|it| {
+            let count = u32::try_from(it.partitions.len()).unwrap_or(u32::MAX);
+            (it.name, count)
+        });
+        let partitions = counts.by_ref().take(WIRE_LIST_MAX).collect();
+        // A topic that found no place in the list is not new, and may have fewer.
+        let partitions_of_new = match counts.next() {
+            None => broker.topics.partitions_of_new(),
+            Some(_) => 0,
+        };
         Hints {
             linger: broker.budget.linger(),
-            partitions: allowed
-                .map(|it| {
-                    let count = u32::try_from(it.partitions.len()).unwrap_or(u32::MAX);
-                    (it.name, count)
-                })
-                .take(WIRE_LIST_MAX)
-                .collect(),
+            partitions,
+            partitions_of_new,
         }
     }
 

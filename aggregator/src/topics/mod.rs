@@ -208,6 +208,11 @@ impl Topics {
         }
     }
 
+    /// How many partitions a topic gets that is not configured, when it is made.
+    pub fn partitions_of_new(&self) -> u32 {
+        self.shared.config.defaults.partitions
+    }
+
     /// Bytes that agents may still send before the disk reaches its high-water mark; zero while
     /// the disk refuses writes.
     pub fn disk(&self) -> DiskCredit {

@@ -86,6 +86,8 @@ pub struct Hints {
     pub linger: Duration,
     /// How many partitions each topic has.
     pub partitions: Vec<(TopicName, u32)>,
+    /// How many a topic gets that is not among them, when it is first written; 0 when that is not told.
+    pub partitions_of_new: u32,
 }
 
 /// The next sequences a partition expects: written, and fsynced.
@@ -630,6 +632,7 @@ impl Hints {
             w.text(topic.as_str(), TOPIC_NAME_BYTES_MAX);
             w.varint(u64::from(*partitions));
         });
+        w.varint(u64::from(self.partitions_of_new));
     }
 
     fn read(r: &mut FieldReader<'_>) -> Result<Hints> {
@@ -638,6 +641,7 @@ impl Hints {
             partitions: r.list("hints", WIRE_LIST_MAX, |r| {
                 Ok((r.topic()?, r.number32("partition count")?))
             })?,
+            partitions_of_new: r.number32("partitions of a new topic")?,
         })
     }
 }

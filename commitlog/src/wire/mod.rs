@@ -70,7 +70,7 @@
 //! opened   = u8 0, progress?, varint credit   or   u8 1, refusal
 //! progress = varint next, varint durable, (varint sequence, u32 crc)? last batch
 //! refusal  = varint code, str message, varint retry after in ms
-//! hints    = varint linger in µs, [str topic, varint partitions]
+//! hints    = varint linger in µs, [str topic, varint partitions], varint partitions of a new topic
 //! ```
 //!
 //! # A session

@@ -65,6 +65,7 @@ pub(super) fn messages_to_producer() -> Vec<ToProducer> {
     let hints = Hints {
         linger: Duration::from_micros(1500),
         partitions: vec![("logs".parse().unwrap(), 4)],
+        partitions_of_new: 7,
     };
     vec![
         ToProducer::HelloAck(HelloAck {
@@ -256,6 +257,7 @@ fn live() -> BrokerSession {
     let hints = Hints {
         linger: Duration::ZERO,
         partitions: Vec::new(),
+        partitions_of_new: 4,
     };
     session.accept(vec![opened(), opened()], hints).unwrap();
     session.output(Duration::ZERO).unwrap();
