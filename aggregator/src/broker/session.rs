@@ -12,6 +12,7 @@ use commitlog::error::ErrorKind;
 use commitlog::id::{ProducerEpoch, ProducerId, Sequence, TopicPartition};
 use commitlog::limits::{SESSION_SILENCE_MAX, WIRE_LIST_MAX};
 use commitlog::wire::broker::{BrokerEvent, BrokerSession};
+use commitlog::wire::control::Liveness;
 use commitlog::wire::frame::StreamHeader;
 use commitlog::wire::message::{
     Hello, Hints, Opened, Progress, Refusal, RefusalCode, Renewed, Slot, Status,
@@ -79,6 +80,19 @@ impl Verdict {
 }
 
 impl Shared {
+    pub(super) fn new(broker: Broker, liveness: Liveness) -> Shared {
+        Shared {
+            stop: broker.shutdown.child_token(),
+            frames: broker.budget.frames(),
+            broker,
+            news: Notify::new(),
+            session: Mutex::new(BrokerSession::new(liveness, Duration::ZERO)),
+            intakes: Mutex::default(),
+            guest: OnceLock::new(),
+            started: Instant::now(),
+        }
+    }
+
     pub(super) fn session(&self) -> MutexGuard<'_, BrokerSession> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,16 +161,7 @@ enum ControlReader {
 
 /// Runs a session to its end.
 pub(super) async fn run(broker: Broker, peer: Peer) {
-    let shared = Arc::new(Shared {
-        stop: broker.shutdown.child_token(),
-        frames: broker.budget.frames(),
-        broker,
-        news: Notify::new(),
-        session: Mutex::new(BrokerSession::new(peer.streams.liveness(), Duration::ZERO)),
-        intakes: Mutex::default(),
-        guest: OnceLock::new(),
-        started: Instant::now(),
-    });
+    let shared = Arc::new(Shared::new(broker, peer.streams.liveness()));
     let greeting = Greeting {
         host: Host::default(),
         version: String::new(),

@@ -179,7 +179,16 @@ impl TcpStreams {
                     Some(Chunk { stream, bytes }) => self.take(stream - 1, bytes).await?,
                 }
             }
-            if !control.is_empty() && self.control.send(control).await.is_err() {
+            if control.is_empty() {
+                continue;
+            }
+            // A session that ends takes nothing more, and waits for us.
+            let sent = tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => return Ok(()),
+                sent = self.control.send(control) => sent,
+            };
+            if sent.is_err() {
                 return Ok(());
             }
         }
@@ -321,3 +330,6 @@ impl Deadline {
 }
 
 const HEADER_FIRST: &str = "a header comes before any batch";
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ pub mod enrol;
 pub mod peer;
 pub mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tokens;
 
 use agents::{AgentRecord, JoinedAgent, Standing};

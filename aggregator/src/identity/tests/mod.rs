@@ -3,4 +3,4 @@
 mod authority;
 mod enrolment;
 mod peers;
-mod world;
+pub(crate) mod world;

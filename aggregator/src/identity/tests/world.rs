@@ -22,6 +22,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::broker::transport::ByteStream;
 use crate::identity::Authority;
 use crate::identity::acl::TopicAcl;
 use crate::identity::enrol::{Handshake, Offer};
@@ -30,36 +31,36 @@ use crate::identity::tokens::NewToken;
 use crate::meta::Meta;
 use crate::parts::Parts;
 
-pub(super) const NOW: i64 = 1_790_000_000_000;
-pub(super) const DAY: i64 = 86_400_000;
+pub(crate) const NOW: i64 = 1_790_000_000_000;
+pub(crate) const DAY: i64 = 86_400_000;
 
-pub(super) struct World {
-    pub(super) authority: Authority,
-    pub(super) dir: Arc<tempfile::TempDir>,
-    pub(super) parts: Parts,
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    pub(crate) dir: Arc<tempfile::TempDir>,
+    pub(crate) parts: Parts,
     now: Arc<AtomicI64>,
 }
 
 /// A key, and the certificate chain that its holder shows; empty for none.
 #[derive(Clone)]
-pub(super) struct Holder {
-    pub(super) key: Vec<u8>,
-    pub(super) chain: Vec<CertificateDer<'static>>,
+pub(crate) struct Holder {
+    pub(crate) key: Vec<u8>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 
 /// Both ends of one connection.
-pub(super) struct Connection {
-    pub(super) client: tokio_rustls::client::TlsStream<DuplexStream>,
-    pub(super) server: tokio_rustls::server::TlsStream<DuplexStream>,
+pub(crate) struct Connection {
+    pub(crate) client: tokio_rustls::client::TlsStream<DuplexStream>,
+    pub(crate) server: tokio_rustls::server::TlsStream<Box<dyn ByteStream>>,
 }
 
 impl World {
-    pub(super) fn new() -> World {
+    pub(crate) fn new() -> World {
         let dir = Arc::new(tempfile::tempdir().expect("a folder"));
         World::in_dir(dir, Arc::new(AtomicI64::new(NOW))).expect("a first start")
     }
 
-    pub(super) fn restarted(self) -> commitlog::error::Result<World> {
+    pub(crate) fn restarted(self) -> commitlog::error::Result<World> {
         let World {
             authority,
             dir,
@@ -70,7 +71,7 @@ impl World {
         World::in_dir(dir, now)
     }
 
-    pub(super) fn in_dir(
+    pub(crate) fn in_dir(
         dir: Arc<tempfile::TempDir>,
         now: Arc<AtomicI64>,
     ) -> commitlog::error::Result<World> {
@@ -88,15 +89,15 @@ impl World {
         })
     }
 
-    pub(super) fn pass(&self, ms: i64) {
+    pub(crate) fn pass(&self, ms: i64) {
         self.now.fetch_add(ms, Ordering::SeqCst);
     }
 
-    pub(super) fn token(&self, uses: u32) -> JoinToken {
+    pub(crate) fn token(&self, uses: u32) -> JoinToken {
         self.token_for(uses, "*")
     }
 
-    pub(super) fn token_for(&self, uses: u32, topics: &str) -> JoinToken {
+    pub(crate) fn token_for(&self, uses: u32, topics: &str) -> JoinToken {
         let new = NewToken {
             ttl: Duration::from_hours(1),
             uses,
@@ -110,8 +111,9 @@ impl World {
     }
 
     /// Connects as `holder`, without looking at who answers.
-    pub(super) async fn connect(&self, alpn: &[u8], holder: &Holder) -> Connection {
+    pub(crate) async fn connect(&self, alpn: &[u8], holder: &Holder) -> Connection {
         let (near, far) = tokio::io::duplex(64 * 1024);
+        let far: Box<dyn ByteStream> = Box::new(far);
         let config = self.authority.server_tls().expect("a configuration");
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let connector = TlsConnector::from(Arc::new(holder.tls(alpn)));
@@ -124,7 +126,7 @@ impl World {
     }
 
     /// Joins as an honest agent does.
-    pub(super) async fn join(
+    pub(crate) async fn join(
         &self,
         token: &JoinToken,
         holder: &Holder,
@@ -135,7 +137,7 @@ impl World {
     }
 
     /// Sends a request, whatever it says.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         connection: Connection,
         request: &Request,
@@ -147,7 +149,7 @@ impl World {
         }
     }
 
-    pub(super) async fn send_bytes(&self, connection: Connection, bytes: &[u8]) -> Reply {
+    pub(crate) async fn send_bytes(&self, connection: Connection, bytes: &[u8]) -> Reply {
         let handshake = connection.handshake();
         let Connection { mut client, server } = connection;
         let serve = self.authority.enrol(server, handshake, Offer::default());
@@ -167,7 +169,7 @@ impl World {
 }
 
 impl Connection {
-    pub(super) fn client_exporter(&self) -> Exporter {
+    pub(crate) fn client_exporter(&self) -> Exporter {
         let mut exporter = [0; 32];
         let (_, tls) = self.client.get_ref();
         tls.export_keying_material(&mut exporter, EXPORTER_LABEL, Some(&[]))
@@ -187,7 +189,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn server_sees(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn server_sees(&self) -> Vec<CertificateDer<'static>> {
         let (_, tls) = self.server.get_ref();
         let chain = tls.peer_certificates().unwrap_or_default();
         chain.iter().map(|der| der.clone().into_owned()).collect()
@@ -195,7 +197,7 @@ impl Connection {
 }
 
 impl Holder {
-    pub(super) fn new() -> Holder {
+    pub(crate) fn new() -> Holder {
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         Holder {
             key: key.serialize_der(),
@@ -203,7 +205,7 @@ impl Holder {
         }
     }
 
-    pub(super) fn with(&self, accepted: &Accepted) -> Holder {
+    pub(crate) fn with(&self, accepted: &Accepted) -> Holder {
         self.showing(
             accepted
                 .certificates
@@ -213,18 +215,18 @@ impl Holder {
         )
     }
 
-    pub(super) fn showing(&self, chain: Vec<CertificateDer<'static>>) -> Holder {
+    pub(crate) fn showing(&self, chain: Vec<CertificateDer<'static>>) -> Holder {
         Holder {
             key: self.key.clone(),
             chain,
         }
     }
 
-    pub(super) fn key(&self) -> KeyPair {
+    pub(crate) fn key(&self) -> KeyPair {
         KeyPair::try_from(self.key.as_slice()).expect("a key")
     }
 
-    pub(super) fn certificate_request(&self, params: &CertificateParams) -> Vec<u8> {
+    pub(crate) fn certificate_request(&self, params: &CertificateParams) -> Vec<u8> {
         params
             .serialize_request(&self.key())
             .expect("a request")
@@ -252,12 +254,12 @@ impl Holder {
 }
 
 /// What an honest agent asks.
-pub(super) fn request(token: &JoinToken, holder: &Holder, exporter: &Exporter) -> Request {
+pub(crate) fn request(token: &JoinToken, holder: &Holder, exporter: &Exporter) -> Request {
     let params = CertificateParams::default();
     request_with(token, holder.certificate_request(&params), exporter)
 }
 
-pub(super) fn request_with(
+pub(crate) fn request_with(
     token: &JoinToken,
     certificate_request: Vec<u8>,
     exporter: &Exporter,
