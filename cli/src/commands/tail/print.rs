@@ -116,9 +116,19 @@ impl Printer {
             .as_fd()
             .try_clone_to_owned()
             .context("cannot use stdout")?;
+        Printer::onto(File::from(file), topic, (format, target), quota)
+    }
+
+    /// One that writes to this file.
+    pub(super) fn onto(
+        file: File,
+        topic: String,
+        (format, target): (Format, Target),
+        quota: Quota,
+    ) -> anyhow::Result<Printer> {
         Ok(Printer {
             topic,
-            out: BufWriter::with_capacity(OUTPUT_BUFFER_BYTES, File::from(file)),
+            out: BufWriter::with_capacity(OUTPUT_BUFFER_BYTES, file),
             decoder: Decoder::new(format, target),
             quota,
             missing: 0,
@@ -139,12 +149,13 @@ impl Printer {
             heads.extend(lane.head(self)?.map(|time| Reverse((time, at))));
         }
         while let Some(Reverse((time, at))) = heads.pop() {
-            if self.is_full() {
-                break;
-            }
             // Up to the next lane's turn; a time that runs back belongs to this lane's order.
             let turn = heads.peek().map_or(i64::MAX, |Reverse((next, _))| *next);
             self.print_run(&mut lanes[at], turn.max(time))?;
+            if self.is_full() {
+                // What the lane brings next is not asked for, nor is what may be missing before it.
+                break;
+            }
             heads.extend(lanes[at].head(self)?.map(|time| Reverse((time, at))));
         }
         self.progress.finish_and_clear();
@@ -239,7 +250,10 @@ impl Printer {
 
     fn tell_gaps(&mut self, partition: u32, gaps: &[Gap]) {
         for Gap { from, to, reason } in gaps {
-            self.missing += u64::try_from(to - from).unwrap_or(0);
+            let records = u64::try_from(to - from).unwrap_or(0);
+            self.missing += records;
+            // What cannot come cannot be left out either: the last N are N that are there.
+            self.quota.skip = self.quota.skip.saturating_sub(records);
             let last = to - 1;
             self.tell(&format!(
                 "records {from} to {last} of {}-{partition} are missing: {reason}",

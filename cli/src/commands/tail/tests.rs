@@ -1,9 +1,13 @@
+use std::io::{Read, Seek};
+
 use bytes::Bytes;
 use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::{Producer, patch};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 use super::chunk::{Block, Chunk, Cursor, Decoder, Format, Gap, Target};
+use super::fetch::Share;
+use super::print::{Lane, Printer, Quota};
 
 /// A batch of `values` whose first record has the offset `base`.
 fn batch(base: i64, values: &[&[u8]]) -> Vec<u8> {
@@ -191,4 +195,62 @@ fn json_lines_pass_as_they_are_and_gap_lines_are_told() {
     );
     assert!(text.contains("a\\u007f") && text.lines().count() == 1);
     assert_eq!(gaps, []);
+}
+
+/// Prints partitions that are whole chunks, and tells whether it ended well.
+fn print(quota: Quota, partitions: Vec<(Share, Chunk)>) -> (String, bool) {
+    let mut file = tempfile::tempfile().unwrap();
+    let out = (Format::Raw, Target::Pipe);
+    let copy = file.try_clone().unwrap();
+    let mut printer = Printer::onto(copy, "t".to_owned(), out, quota).unwrap();
+    let lanes = partitions.into_iter().map(|(share, chunk)| {
+        let (sender, chunks) = tokio::sync::mpsc::channel(1);
+        assert!(sender.try_send(Ok(chunk)).is_ok());
+        Lane::new(share, chunks)
+    });
+    printer.drain(lanes.collect()).unwrap();
+    let ended = printer.finish();
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    (text, ended.is_ok())
+}
+
+fn share(partition: u32, from: i64, until: i64) -> Share {
+    Share {
+        partition,
+        from,
+        until,
+    }
+}
+
+/// Records that are gone were counted as if they came, so that the last N were N less those.
+#[test]
+fn i28_the_last_records_are_as_many_as_asked_for_where_older_ones_are_damaged() {
+    let old = [batch(3, &[b"d", b"e"])];
+    let new = [batch(10, &[b"v", b"w", b"x", b"y", b"z"])];
+    let quota = Quota {
+        skip: 5,
+        take: u64::MAX,
+        expected: 10,
+    };
+    let partitions = vec![
+        (share(0, 0, 5), chunk(0, 5, &old)),
+        (share(1, 10, 15), chunk(10, 15, &new)),
+    ];
+    let (text, ended_well) = print(quota, partitions);
+    assert_eq!(text, "v\nw\nx\ny\nz\n");
+    assert!(!ended_well, "three records are missing");
+}
+
+#[test]
+fn what_is_missing_behind_the_records_asked_for_is_not_told() {
+    let parts = [batch(0, &[b"a", b"b"]), batch(9, &[b"z"])];
+    let quota = Quota {
+        skip: 0,
+        take: 2,
+        expected: 10,
+    };
+    let printed = print(quota, vec![(share(0, 0, 10), chunk(0, 10, &parts))]);
+    assert_eq!(printed, ("a\nb\n".to_owned(), true));
 }
