@@ -88,6 +88,18 @@ pub const HTTP_STALL_MAX: Duration = Duration::from_mins(2);
 /// HTTP connections at once. Each may hold one piece of an answer.
 pub const HTTP_CONNECTIONS_MAX: usize = 512;
 
+/// HTTP connections past those, for health and metrics alone: whoever watches this process must hear
+/// from it above all when it is full.
+pub const HTTP_CONNECTIONS_RESERVED: usize = 32;
+
+/// Requests that wait for a record at once. The rest of the connections is for those that do not wait.
+pub const HTTP_LONG_POLLS_MAX: usize = 384;
+
+const _: () = assert!(HTTP_LONG_POLLS_MAX < HTTP_CONNECTIONS_MAX);
+
+/// Who finds no room is told to come again after so many seconds.
+pub const HTTP_RETRY_AFTER_SECONDS: u64 = 1;
+
 /// After a failed accept, which is out of file descriptors as a rule.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

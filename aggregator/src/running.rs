@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use commitlog::storage::{Lock, Storage};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +24,7 @@ use crate::groups::Groups;
 use crate::health::{Alive, Health};
 use crate::http::{self, Api, Gate, Origins};
 use crate::identity::{Authority, reachable_at};
-use crate::limits::{AGENTS_WRITE_INTERVAL, STOP_MAX};
+use crate::limits::{AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, STOP_MAX};
 use crate::meta::Meta;
 use crate::parts::Parts;
 use crate::telemetry::Telemetry;
@@ -91,6 +92,7 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         health,
         gate: opened.gate.clone(),
         blocking,
+        long_polls: Arc::new(Semaphore::new(HTTP_LONG_POLLS_MAX)),
         shutdown: serving.clone(),
     };
     let servers = TaskTracker::new();

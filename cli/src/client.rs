@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use config::credentials;
+use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 
 use crate::http::{Answer, Ask, Connection, Error, ServerUrl};
+use crate::limits::{BUSY_MAX, BUSY_PAUSE};
 use crate::terminal;
 
 /// Which aggregator a command speaks to, and as whom.
@@ -194,15 +197,24 @@ impl Client {
         })
     }
 
+    /// A server that has no room says so; it is asked again until it has, or for too long.
     async fn send(&mut self, ask: &Ask) -> Result<Answer, Failure> {
-        let answer = match self.connection.send(ask).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.unreachable(&error)),
-        };
-        if answer.status.is_success() {
-            return Ok(answer);
+        let begun = Instant::now();
+        loop {
+            let answer = match self.connection.send(ask).await {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.unreachable(&error)),
+            };
+            if answer.status.is_success() {
+                return Ok(answer);
+            }
+            let is_busy = answer.status == StatusCode::SERVICE_UNAVAILABLE
+                && answer.headers.contains_key(RETRY_AFTER);
+            if !is_busy || begun.elapsed() > BUSY_MAX {
+                return Err(self.refused(&answer));
+            }
+            sleep(BUSY_PAUSE).await;
         }
-        Err(self.refused(&answer))
     }
 
     fn parse<T: DeserializeOwned>(&self, path: &str, answer: &Answer) -> anyhow::Result<T> {

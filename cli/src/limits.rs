@@ -28,6 +28,12 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A response's head comes within this time, a long poll's wait included.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A server that has no room is asked again after this time, as it asks for.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// For so long; then there is something wrong that people must look at.
+pub(crate) const BUSY_MAX: Duration = Duration::from_mins(1);
+
 /// `tail --follow` waits this long before it tries a lost server again.
 pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 

@@ -5,6 +5,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use commitlog::error::{Error, ErrorKind};
 
+use crate::limits::HTTP_RETRY_AFTER_SECONDS;
+
 /// A request that is not answered as asked.
 #[derive(Debug, Clone)]
 pub(super) struct ApiError {
@@ -39,6 +41,12 @@ impl ApiError {
     /// What is asked for is not there.
     pub(super) fn not_found(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message, hint)
+    }
+
+    /// There is no room for it now; says when to come again.
+    pub(super) fn busy(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message, hint)
+            .with_header(header::RETRY_AFTER, HTTP_RETRY_AFTER_SECONDS)
     }
 
     pub(super) fn with_header(

@@ -10,6 +10,8 @@
 //! | `GET /api/v1/agents`, `POST …/{id}/revoke` | who ships, lag, counted losses; shuts one out |
 //! | `GET`, `POST /api/v1/tokens`, `DELETE …/{id}` | join tokens; `{"ttl":"1h","uses":1,"topics":["*"]}` makes one |
 //!
+//! A full server still answers health and metrics, on connections that are kept for them (`server`).
+//!
 //! Invariants: **I26** every route but those marked [`Access::Everybody`] asks for the token (a test goes
 //! over the list); errors are JSON with a code, a message and a hint; nothing here waits for a disk
 //! on an async thread.
@@ -40,6 +42,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post};
 use config::value::HostPort;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::{Gate, Origins};
@@ -51,7 +54,7 @@ use crate::blocking::Blocking;
 use crate::groups::Groups;
 use crate::health::Health;
 use crate::identity::Authority;
-use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_CONNECTIONS_MAX};
 use crate::telemetry::Telemetry;
 use crate::topics::Topics;
 
@@ -76,6 +79,8 @@ pub struct Api {
     pub gate: Gate,
     /// Where work that waits for the disk runs.
     pub blocking: Blocking,
+    /// Room for requests that wait for a record: [`HTTP_LONG_POLLS_MAX`](crate::limits::HTTP_LONG_POLLS_MAX).
+    pub long_polls: Arc<Semaphore>,
     /// Ends long polls.
     pub shutdown: CancellationToken,
 }
@@ -95,6 +100,9 @@ struct Route {
     access: Access,
     handler: MethodRouter<Api>,
 }
+
+/// What all paths but those of health and metrics begin with.
+const API: &str = "/api/";
 
 const GROUP_OFFSETS: &str = "/api/v1/groups/{group}/offsets";
 
@@ -139,12 +147,22 @@ fn routes() -> Vec<Route> {
     ]
 }
 
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Everything.
+    Plenty,
+    /// Health and metrics; all else is told to come again.
+    Reserved,
+}
+
 /// The API as a service.
-fn router(api: Api) -> Router {
+fn router(api: Api, room: Room) -> Router {
     let gate = api.gate.clone();
     let token = || from_fn_with_state(gate.clone(), auth::require_token);
     let mut router = Router::new();
-    for route in routes() {
+    let is_answered = |route: &Route| room == Room::Plenty || !route.path.starts_with(API);
+    for route in routes().into_iter().filter(is_answered) {
         let handler = match route.access {
             Access::Everybody => route.handler,
             Access::Token => route.handler.layer(token()),
@@ -155,12 +173,22 @@ fn router(api: Api) -> Router {
             handler.layer(from_fn_with_state(count, count::count)),
         );
     }
+    let router = match room {
+        Room::Plenty => router.fallback(no_such_path),
+        Room::Reserved => router.fallback(no_room),
+    };
     router
         .method_not_allowed_fallback(method_not_allowed)
-        .fallback(no_such_path)
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
         .layer(from_fn_with_state(gate.clone(), auth::require_origin))
         .with_state(api)
+}
+
+async fn no_room() -> ApiError {
+    ApiError::busy(
+        format!("all {HTTP_CONNECTIONS_MAX} connections are in use"),
+        "try again in a moment; it helps when consumers keep one connection each and fewer follow",
+    )
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {

@@ -25,7 +25,9 @@ use super::error::ApiError;
 use super::lines::Lines;
 use super::parameter::{Segment, duration};
 use crate::blocking::Blocking;
-use crate::limits::{FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_READ_BYTES_MIN, FETCH_WAIT_MAX};
+use crate::limits::{
+    FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_READ_BYTES_MIN, FETCH_WAIT_MAX, HTTP_LONG_POLLS_MAX,
+};
 use crate::topics::Partition;
 
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("weir-next-offset");
@@ -81,7 +83,7 @@ pub(super) async fn get(
     };
     let bounds = Bounds::new(&parameters)?;
     let from = from.resolve(&partition).await?;
-    let end = wait_past(&api, &partition, from, wait).await;
+    let end = wait_past(&api, &partition, from, wait).await?;
     if from > end {
         return Err(beyond_end(&partition, from, end));
     }
@@ -223,16 +225,28 @@ impl Format {
 }
 
 /// The durable end, after waiting for it to pass `from` for at most `wait`, or until we stop.
-async fn wait_past(api: &Api, partition: &Partition, from: Offset, wait: Duration) -> Offset {
+async fn wait_past(
+    api: &Api,
+    partition: &Partition,
+    from: Offset,
+    wait: Duration,
+) -> Result<Offset, ApiError> {
     let mut durable = partition.durable();
-    if !wait.is_zero() {
+    let waits = !wait.is_zero() && *durable.borrow() <= from;
+    if waits {
+        let Ok(_place) = api.long_polls.try_acquire() else {
+            return Err(ApiError::busy(
+                format!("{HTTP_LONG_POLLS_MAX} requests wait for records already"),
+                "ask without wait, or again in a moment",
+            ));
+        };
         let grown = durable.wait_for(|durable| *durable > from);
         tokio::select! {
             _ = tokio::time::timeout(wait, grown) => {}
             () = api.shutdown.cancelled() => {}
         }
     }
-    *durable.borrow()
+    Ok(*durable.borrow())
 }
 
 fn beyond_end(partition: &Partition, from: Offset, end: Offset) -> ApiError {

@@ -1,5 +1,6 @@
 //! Serves HTTP/1.1 on a listener: a bounded number of connections, each with a deadline for its
-//! headers, closed gracefully at shutdown.
+//! headers, closed gracefully at shutdown. Past that number a few more are taken, on which health and
+//! metrics are answered once and all else is told to come again.
 
 use std::sync::Arc;
 
@@ -12,24 +13,47 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Api, router};
+use super::{Api, Room, router};
 use crate::limits::{
-    ACCEPT_PAUSE, HTTP_CONNECTIONS_MAX, HTTP_HEADER_BYTES_MAX, HTTP_HEADER_TIMEOUT, HTTP_STALL_MAX,
+    ACCEPT_PAUSE, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_RESERVED, HTTP_HEADER_BYTES_MAX,
+    HTTP_HEADER_TIMEOUT, HTTP_STALL_MAX,
 };
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// For everything.
+    pub(super) shared: usize,
+    /// Past those, for health and metrics.
+    pub(super) reserved: usize,
+}
 
 /// Answers requests until shutdown, then lets the running ones end.
 pub async fn serve(listener: TcpListener, api: Api) {
+    let places = Places {
+        shared: HTTP_CONNECTIONS_MAX,
+        reserved: HTTP_CONNECTIONS_RESERVED,
+    };
+    serve_at(listener, api, places).await;
+}
+
+/// As [`serve`], with other bounds.
+pub(super) async fn serve_at(listener: TcpListener, api: Api, places: Places) {
     let shutdown = api.shutdown.clone();
     let telemetry = api.telemetry.clone();
-    let router = router(api);
-    let slots = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+    let (whole, health) = (
+        router(api.clone(), Room::Plenty),
+        router(api, Room::Reserved),
+    );
+    let shared = Arc::new(Semaphore::new(places.shared));
+    let reserved = Arc::new(Semaphore::new(places.reserved));
     let connections = TaskTracker::new();
     loop {
         let slot = tokio::select! {
             () = shutdown.cancelled() => break,
-            slot = Arc::clone(&slots).acquire_owned() => slot,
+            slot = Arc::clone(&reserved).acquire_owned() => slot,
         };
-        // Full means wait: the kernel's backlog holds who comes next.
+        // Wholly full means wait: the kernel's backlog holds who comes next.
         let Ok(slot) = slot else { break };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -44,12 +68,15 @@ pub async fn serve(listener: TcpListener, api: Api) {
                 continue;
             }
         };
-        let router = router.clone();
+        let (slot, router, room) = match Arc::clone(&shared).try_acquire_owned() {
+            Ok(slot) => (slot, whole.clone(), Room::Plenty),
+            Err(_) => (slot, health.clone(), Room::Reserved),
+        };
         let shutdown = shutdown.clone();
         let open = telemetry.http_connections.clone();
         open.inc();
         connections.spawn(async move {
-            converse(stream, router, shutdown).await;
+            converse(stream, router, room, shutdown).await;
             open.dec();
             drop(slot);
         });
@@ -58,7 +85,7 @@ pub async fn serve(listener: TcpListener, api: Api) {
     connections.wait().await;
 }
 
-async fn converse(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn converse(stream: TcpStream, router: Router, room: Room, shutdown: CancellationToken) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "cannot tune an HTTP connection");
     }
@@ -66,6 +93,7 @@ async fn converse(stream: TcpStream, router: Router, shutdown: CancellationToken
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HTTP_HEADER_TIMEOUT)
+        .keep_alive(room == Room::Plenty)
         .max_buf_size(HTTP_HEADER_BYTES_MAX);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

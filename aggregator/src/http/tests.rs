@@ -92,10 +92,11 @@ impl Fixture {
             health: Health::default(),
             gate: Gate::token(TOKEN, Origins::Loopback, &parts.random),
             blocking: parts.blocking,
+            long_polls: Arc::new(Semaphore::new(1)),
             shutdown: CancellationToken::new(),
         };
         Fixture {
-            service: TowerToHyperService::new(router(api.clone())),
+            service: TowerToHyperService::new(router(api.clone(), Room::Plenty)),
             api,
             dir,
         }
@@ -624,6 +625,69 @@ async fn a_client_that_asks_nothing_does_not_keep_its_connection() {
     }
     fixture.api.shutdown.cancel();
     server.await.unwrap();
+}
+
+/// The whole answer to one request on a connection of its own.
+async fn ask_over(address: std::net::SocketAddr, path: &str) -> String {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let ask = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\n\
+         connection: close\r\n\r\n"
+    );
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_full_server_answers_health_and_metrics_and_tells_others_to_come_again() {
+    let fixture = Fixture::new(&[("logs", 1)]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let places = server::Places {
+        shared: 1,
+        reserved: 1,
+    };
+    let server = tokio::spawn(server::serve_at(listener, fixture.api.clone(), places));
+    let poll = "/api/v1/topics/logs/records?wait=50s";
+    let waiting = tokio::spawn(ask_over(address, poll));
+    while fixture.api.long_polls.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    for path in ["/healthz", "/readyz", "/metrics", "/healthz"] {
+        let answer = ask_over(address, path).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let answer = ask_over(address, "/api/v1/topics").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+    assert!(answer.contains("connections are in use"), "{answer}");
+    // Room again: everything is answered.
+    fixture.append_durably("logs-0", 0, 1).await;
+    assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
+    while ask_over(address, "/api/v1/topics")
+        .await
+        .starts_with("HTTP/1.1 503")
+    {}
+    fixture.api.shutdown.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_poll_too_many_is_told_to_come_again_and_holds_up_nobody_else() {
+    let fixture = Fixture::new(&[("logs", 1)]);
+    let _all = fixture.api.long_polls.try_acquire().unwrap();
+    let path = "/api/v1/topics/logs/records";
+    let refused = fixture.get(&format!("{path}?wait=5s")).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.code(), "busy");
+    assert_eq!(refused.headers[header::RETRY_AFTER], "1");
+    assert_eq!(fixture.get(path).await.status, StatusCode::OK);
+    // What is there already is not waited for.
+    fixture.append_durably("logs-0", 0, 1).await;
+    let there = fixture.get(&format!("{path}?wait=5s")).await;
+    assert_eq!((there.status, there.lines().len()), (StatusCode::OK, 1));
 }
 
 #[tokio::test]
