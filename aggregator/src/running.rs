@@ -21,7 +21,7 @@ use crate::broker::transport::SystemTransport;
 use crate::broker::{self, Broker, BrokerParts};
 use crate::config::{AggregatorConfig, Auth};
 use crate::groups::Groups;
-use crate::health::{Alive, Health};
+use crate::health::Health;
 use crate::http::{self, Api, Gate, Origins};
 use crate::identity::{Authority, reachable_at};
 use crate::limits::{AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, STOP_MAX};
@@ -40,7 +40,6 @@ pub struct Running {
     /// Where people and consumers connect.
     pub http_addr: SocketAddr,
     broker: Broker,
-    _broker_alive: Alive,
     opened: Opened,
     blocking: Blocking,
     sync_threads: SyncThreads,
@@ -71,12 +70,11 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         authority: opened.authority.clone(),
         agents: opened.agents.clone(),
         advertised: config.advertise.clone(),
+        health: health.clone(),
         transport: Arc::new(SystemTransport),
         reset_key: opened.reset_key,
     });
-    let broker_alive = health.expect("the broker");
     let quic_addr = broker.listen(config.listen.quic).await?;
-    broker_alive.running();
 
     // From here on nothing can fail, so nothing that is started stays behind.
     let upkeep = Upkeep::start(&opened, &health, blocking);
@@ -101,7 +99,6 @@ pub async fn start(config: AggregatorConfig, parts: Parts) -> anyhow::Result<Run
         quic_addr,
         http_addr,
         broker,
-        _broker_alive: broker_alive,
         opened,
         blocking,
         sync_threads,

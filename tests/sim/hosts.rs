@@ -16,6 +16,7 @@ use agent::spool::{Spool, SpoolConfig, SyncTurn};
 use aggregator::agents::Agents;
 use aggregator::blocking::Blocking;
 use aggregator::broker::{Broker, BrokerParts};
+use aggregator::health::Health;
 use aggregator::identity::Authority;
 use aggregator::identity::acl::TopicAcl;
 use aggregator::identity::peer::AgentIdentity;
@@ -123,6 +124,7 @@ impl AggregatorMachine {
             authority: self.authority,
             agents,
             advertised: Vec::new(),
+            health: Health::default(),
             transport: Arc::new(self.transport),
             reset_key: [9; 32],
         });

@@ -108,6 +108,7 @@ impl Aggregator {
             authority: authority.clone(),
             agents: agents.clone(),
             advertised: Vec::new(),
+            health: Health::default(),
             transport: Arc::new(aggregator::broker::transport::SystemTransport),
             reset_key: [7; 32],
         });

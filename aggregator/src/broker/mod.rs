@@ -25,6 +25,8 @@ mod quic;
 mod session;
 mod streams;
 mod tcp;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 
 use std::net::SocketAddr;
@@ -43,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::{self, Agents};
+use crate::health::Health;
 use crate::identity::enrol::{Enrolment, Handshake, Offer};
 use crate::identity::{Authority, reachable_at};
 use crate::limits::{CLOSE_GRACE, CONNECTIONS_MAX, HANDSHAKES_MAX, SHUTDOWN_GRACE};
@@ -66,6 +69,7 @@ pub struct Shared {
     /// Where agents may connect, for those that join; empty for where it listens.
     advertised: Vec<HostPort>,
     listening: OnceLock<SocketAddr>,
+    health: Health,
     transport: Arc<dyn Transport>,
     reset_key: [u8; 32],
     budget: Budget,
@@ -93,6 +97,8 @@ pub struct BrokerParts {
     pub agents: Agents,
     /// Where agents may connect, for those that join; empty for where it listens.
     pub advertised: Vec<HostPort>,
+    /// Where a listener that has died shows.
+    pub health: Health,
     /// The network.
     pub transport: Arc<dyn Transport>,
     /// From [`reset_key`].
@@ -147,6 +153,7 @@ impl Broker {
             agents: parts.agents,
             advertised: parts.advertised,
             listening: OnceLock::new(),
+            health: parts.health,
             transport: parts.transport,
             reset_key: parts.reset_key,
             budget: Budget::new(),
@@ -165,10 +172,24 @@ impl Broker {
             .map_err(|error| Error::io(format!("{at}"), error))?;
         let tcp = self.transport.tcp(bound).await;
         let tcp = tcp.map_err(|error| cannot_listen(bound, "TCP", error))?;
-        self.tasks.spawn(quic::serve(self.clone(), endpoint));
-        self.tasks.spawn(tcp::serve(self.clone(), tcp)?);
+        let (quic, tcp) = (
+            quic::serve(self.clone(), endpoint),
+            tcp::serve(self.clone(), tcp)?,
+        );
+        self.spawn_listener("the QUIC listener", quic);
+        self.spawn_listener("the TCP listener", tcp);
         self.listening.get_or_init(|| bound);
         Ok(bound)
+    }
+
+    /// However it ends, readiness shows it.
+    fn spawn_listener(&self, name: &'static str, serve: impl Future<Output = ()> + Send + 'static) {
+        let alive = self.health.expect(name);
+        alive.running();
+        self.tasks.spawn(async move {
+            serve.await;
+            drop(alive);
+        });
     }
 
     fn reachable_at(&self) -> Vec<HostPort> {

@@ -1,6 +1,3 @@
-use std::path::Path;
-
-use commitlog::storage::faulty::FaultyDisk;
 use commitlog::wire::ALPN;
 use commitlog::wire::chunk::chunk_header;
 use commitlog::wire::control::Liveness;
@@ -8,40 +5,19 @@ use tokio::io::{AsyncWriteExt, split};
 use tokio::time::timeout;
 
 use super::*;
-use crate::agents::Agents;
-use crate::blocking::Blocking;
+use crate::broker::tests::broker;
 use crate::broker::transport::SystemTransport;
-use crate::broker::{Broker, BrokerParts};
 use crate::identity::tests::world::{Holder, World};
-use crate::telemetry::Telemetry;
-use crate::topics::Topics;
-use crate::topics::tests::config;
-
-fn broker(world: &World) -> Broker {
-    let clock = Arc::clone(&world.parts.clock);
-    let topics = Topics::open(
-        config(Path::new("/data/log"), &[]),
-        Arc::new(FaultyDisk::new()),
-        Arc::clone(&clock),
-        Blocking::Inline,
-        Telemetry::new(),
-    );
-    Broker::new(BrokerParts {
-        topics: topics.unwrap(),
-        authority: world.authority.clone(),
-        agents: Agents::new(Vec::new(), clock, Telemetry::new()),
-        advertised: Vec::new(),
-        transport: Arc::new(SystemTransport),
-        reset_key: [7; 32],
-    })
-}
 
 /// The session waits for its reader at its end, and takes no control messages any more.
 #[tokio::test(start_paused = true)]
 async fn a_reader_whose_control_is_not_taken_ends_when_the_session_does() {
     let world = World::new();
     let connection = world.connect(ALPN, &Holder::new()).await;
-    let shared = Arc::new(Shared::new(broker(&world), Liveness::Session));
+    let shared = Arc::new(Shared::new(
+        broker(&world, Arc::new(SystemTransport)),
+        Liveness::Session,
+    ));
     let (chunks, control) = mpsc::channel(1);
     let (read, _write) = split(connection.server);
     let reading = tokio::spawn(TcpStreams::new(Arc::clone(&shared), chunks).run(read));
