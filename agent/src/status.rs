@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context;
 use bytes::Bytes;
+use config::listen::{Protocol, cannot_listen};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -84,7 +84,9 @@ pub async fn serve(
     status: Status,
 ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
     let bound = TcpListener::bind(listen).await;
-    let listener = bound.with_context(|| format!("agent.http: cannot listen on {listen}"))?;
+    let listener = bound.map_err(|error| {
+        anyhow::Error::msg(cannot_listen("agent.http", listen, Protocol::Tcp, &error))
+    })?;
     let addr = listener.local_addr()?;
     Ok((addr, tokio::spawn(accept(listener, status))))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use commitlog::storage::{Lock, Storage};
+use config::listen::{Protocol, cannot_listen};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -234,8 +235,9 @@ fn lock(storage: &dyn Storage, data_dir: &Path) -> anyhow::Result<Lock> {
 }
 
 async fn bind_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} for HTTP; stop what uses it, or set listen.http")
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        anyhow::Error::msg(cannot_listen("listen.http", address, Protocol::Tcp, &error))
     })
 }
 

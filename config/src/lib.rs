@@ -13,6 +13,7 @@ pub mod environment;
 pub mod fields;
 pub mod join;
 mod limits;
+pub mod listen;
 pub mod load;
 mod node;
 pub mod private_file;

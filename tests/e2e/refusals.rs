@@ -241,12 +241,42 @@ fn a_taken_port_is_named() -> Result<()> {
             !status.success(),
             "it runs although {taken} is taken: {said}"
         );
-        ensure!(
-            said.contains(&taken.to_string()),
-            "{taken} is not named: {said}"
-        );
+        says_who_has_the_port(&said, taken)?;
     }
     Ok(())
+}
+
+fn says_who_has_the_port(said: &str, taken: std::net::SocketAddr) -> Result<()> {
+    let error = said.lines().last().unwrap_or_default();
+    ensure!(
+        error.matches(&taken.to_string()).count() == 1
+            && error.matches("another process has this port").count() == 1
+            && !error.to_lowercase().contains("already in use"),
+        "the port {taken} is not told once, with what to do: {said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_taken_port_of_an_agent_is_named() -> Result<()> {
+    let world = World::new()?;
+    let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+    let holder = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let taken = holder.local_addr()?;
+    let mut options = AgentOptions::tailing(&[world.path("*.log")]);
+    options.agent_more = format!("http: \"{taken}\"");
+    let mut agent = Agent::start(&world, "agent", &options, &aggregator)?;
+    let status = agent.process()?.await_end(READY_MAX)?;
+    let said = fs::read_to_string(agent.log())?;
+    ensure!(
+        !status.success(),
+        "it runs although {taken} is taken: {said}"
+    );
+    ensure!(
+        said.contains("agent.http"),
+        "no word of what to change: {said}"
+    );
+    says_who_has_the_port(&said, taken)
 }
 
 #[test]

@@ -34,10 +34,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use commitlog::error::{Error, ErrorKind, Result};
+use commitlog::error::{Error, Result};
 use commitlog::limits::WIRE_LIST_MAX;
 use commitlog::wire::message::{Refusal, RefusalCode, ToProducer};
 use config::join::refusal as identity;
+use config::listen::Protocol;
 use config::value::HostPort;
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
@@ -171,7 +172,7 @@ impl Broker {
             .local_addr()
             .map_err(|error| Error::io(format!("{at}"), error))?;
         let tcp = self.transport.tcp(bound).await;
-        let tcp = tcp.map_err(|error| cannot_listen(bound, "TCP", error))?;
+        let tcp = tcp.map_err(|error| cannot_listen(bound, Protocol::Tcp, &error))?;
         let (quic, tcp) = (
             quic::serve(self.clone(), endpoint),
             tcp::serve(self.clone(), tcp)?,
@@ -230,23 +231,13 @@ impl Drop for Handshaking {
     }
 }
 
-fn cannot_listen(at: SocketAddr, how: &str, error: std::io::Error) -> Error {
-    let advice = match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "another process has this port; stop it (`ss -lntup` names it) or change `listen.quic`"
-        }
-        std::io::ErrorKind::AddrNotAvailable => {
-            "this host does not have that address; change `listen.quic`"
-        }
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need root; change `listen.quic`",
-        _ => "check `listen.quic`",
-    };
-    let message = format!("cannot listen on {at} by {how}: {error}: {advice}");
-    Error {
-        kind: ErrorKind::Input,
-        message,
-        source: Some(error),
-    }
+fn cannot_listen(at: SocketAddr, protocol: Protocol, error: &std::io::Error) -> Error {
+    Error::input(config::listen::cannot_listen(
+        "listen.quic",
+        at,
+        protocol,
+        error,
+    ))
 }
 
 fn refusal(code: RefusalCode, message: String) -> Refusal {

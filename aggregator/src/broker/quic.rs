@@ -9,6 +9,7 @@ use commitlog::limits::SESSION_PARTITIONS_MAX;
 use commitlog::wire::ALPN;
 use config::join::ENROL_ALPN;
 use config::join::proof::EXPORTER_LABEL;
+use config::listen::Protocol;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, VarInt};
 use ring::hmac;
@@ -39,7 +40,7 @@ pub(super) fn bind(broker: &Broker, at: SocketAddr) -> Result<Endpoint> {
         .max_udp_payload_size(QUIC_DATAGRAM_BYTES_MAX)
         .expect("QUIC allows 1,200 bytes and more");
     let endpoint = broker.transport.quic(at, endpoint, config);
-    endpoint.map_err(|error| cannot_listen(at, "UDP", error))
+    endpoint.map_err(|error| cannot_listen(at, Protocol::Udp, &error))
 }
 
 /// CUBIC, path MTU discovery, segmentation offload and migration are quinn's defaults and stay.

@@ -75,7 +75,7 @@ async fn up(plan: Plan) -> anyhow::Result<()> {
     let followed = agent::check::survey(&agent);
     let aggregator = aggregator::running::start(aggregator, aggregator::parts::Parts::real())
         .await
-        .map_err(hint_at_options)?;
+        .map_err(in_options)?;
     let started = start_agent(agent, &data_dir, aggregator.http_addr).await;
     let agent = match started {
         Ok(agent) => agent,
@@ -173,13 +173,25 @@ fn leave(credentials: &Credentials) -> anyhow::Result<()> {
 }
 
 /// `weir up` has options where the aggregator's own words name its file's keys.
-fn hint_at_options(error: anyhow::Error) -> anyhow::Error {
-    let taken = error.chain().any(|cause| {
-        let cause = cause.downcast_ref::<io::Error>();
-        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::AddrInUse)
-    });
-    if taken {
-        return error.context("a port is taken; choose others with --listen and --http");
+fn in_options(error: anyhow::Error) -> anyhow::Error {
+    let said = format!("{error:#}");
+    if !said.starts_with("cannot listen on ") {
+        return error;
     }
-    error
+    let said = said.replace("listen.quic", "--listen");
+    anyhow::Error::msg(said.replace("listen.http", "--http"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_told_with_the_option_that_chooses_another() {
+        let error = anyhow::anyhow!("cannot listen on UDP 127.0.0.1:1: taken: change listen.quic");
+        assert_eq!(
+            in_options(error).to_string(),
+            "cannot listen on UDP 127.0.0.1:1: taken: change --listen"
+        );
+    }
 }
