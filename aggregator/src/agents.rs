@@ -6,7 +6,7 @@
 //! back after a restart are still listed. Losing its last seconds in a crash costs nothing: agents
 //! tell everything again when they connect.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ use commitlog::id::{ProducerId, Timestamp, TopicPartition};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{AGENTS_MAX, CONFLICTS_KEPT, LOSS_REASONS_MAX};
+use crate::limits::{AGENT_KEPT_MS, AGENTS_MAX, CONFLICTS_KEPT, LOSS_REASONS_MAX};
 use crate::meta::Record;
 use crate::parts::Clock;
 use crate::telemetry::Telemetry;
@@ -250,6 +250,21 @@ impl Agents {
         rows.collect()
     }
 
+    /// Forgets who was not seen for long and is not among `joined`, who are kept for their certificates.
+    pub fn forget_old(&self, joined: &HashSet<String>) {
+        let Timestamp(now_ms) = (self.shared.clock)();
+        let mut registry = self.lock();
+        let old = registry.agents.iter().filter(|(id, agent)| {
+            let unseen = agent.row.last_seen_ms.saturating_add(AGENT_KEPT_MS) < now_ms;
+            unseen && agent.connections == 0 && !joined.contains(*id)
+        });
+        let old: Vec<String> = old.map(|(id, _)| id.clone()).collect();
+        for id in old {
+            registry.agents.remove(&id);
+            registry.changed.insert(id);
+        }
+    }
+
     fn gauge(&self, transport: Transport) -> prometheus::IntGauge {
         let connections = &self.shared.telemetry.agent_connections;
         connections.with_label_values(&[transport.as_str()])
@@ -370,6 +385,8 @@ impl Drop for Presence {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::*;
 
     fn agents() -> Agents {
@@ -421,6 +438,28 @@ mod tests {
         assert!(agents.list()[0].connected);
         drop(second);
         assert!(!agents.list()[0].connected);
+    }
+
+    #[test]
+    fn who_was_not_seen_for_a_month_is_forgotten_unless_it_has_joined() {
+        let now = Arc::new(AtomicI64::new(5));
+        let clock = Arc::clone(&now);
+        let clock: Clock = Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)));
+        let agents = Agents::new(Vec::new(), clock, Telemetry::new());
+        for id in ["gone", "joined"] {
+            drop(agents.connect(id, greeting("web-1")));
+        }
+        let _here = agents.connect("connected", greeting("web-2"));
+        now.fetch_add(AGENT_KEPT_MS, Ordering::Relaxed);
+        let joined = HashSet::from(["joined".to_owned()]);
+        agents.forget_old(&joined);
+        assert_eq!(agents.list().len(), 3);
+        agents.take_changes();
+        now.fetch_add(1, Ordering::Relaxed);
+        agents.forget_old(&joined);
+        let left: Vec<_> = agents.list().into_iter().map(|agent| agent.id).collect();
+        assert_eq!(left, ["connected", "joined"]);
+        assert_eq!(agents.take_changes(), [("gone".to_owned(), None)]);
     }
 
     #[test]

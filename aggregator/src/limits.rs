@@ -141,6 +141,14 @@ pub const TOKENS_MAX: usize = 10_000;
 /// told why.
 pub const TOKEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 
+/// How long an agent stays in the list after its certificate has ended, or since it was seen where it
+/// has none of ours: as long as a certificate lives, so that a host that was away for two months is
+/// still known by its name.
+pub const AGENT_KEPT_MS: i64 = CERTIFICATE_DAYS as i64 * 24 * 3_600_000;
+
+/// How often agents are looked for that can be forgotten.
+pub const AGENTS_FORGET_INTERVAL: Duration = Duration::from_hours(1);
+
 /// The longest life of a token.
 pub const TOKEN_TTL_MAX: Duration = Duration::from_hours(365 * 24);
 

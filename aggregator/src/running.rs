@@ -25,7 +25,7 @@ use crate::groups::Groups;
 use crate::health::Health;
 use crate::http::{self, Api, Gate, Origins};
 use crate::identity::{Authority, reachable_at};
-use crate::limits::{AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, STOP_MAX};
+use crate::limits::{AGENTS_FORGET_INTERVAL, AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, STOP_MAX};
 use crate::meta::Meta;
 use crate::parts::Parts;
 use crate::telemetry::Telemetry;
@@ -270,6 +270,8 @@ impl Upkeep {
         });
         let (agents, meta) = (opened.agents.clone(), Arc::clone(&opened.meta));
         tasks.spawn(write_agents(agents, meta, blocking, stop.clone()));
+        let (agents, authority) = (opened.agents.clone(), opened.authority.clone());
+        tasks.spawn(forget_agents(agents, authority, blocking, stop.clone()));
         Upkeep { stop, tasks }
     }
 
@@ -298,6 +300,32 @@ async fn write_agents(
         blocking
             .run(move || write_changed_agents(&agents, &meta))
             .await;
+    }
+}
+
+/// Forgets agents that are gone for good, now and then.
+async fn forget_agents(
+    agents: Agents,
+    authority: Authority,
+    blocking: Blocking,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(AGENTS_FORGET_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (agents, authority) = (agents.clone(), authority.clone());
+        let forget = move || -> commitlog::error::Result<()> {
+            authority.forget_agents()?;
+            let joined = authority.agents()?.into_iter();
+            agents.forget_old(&joined.map(|agent| agent.id.to_string()).collect());
+            Ok(())
+        };
+        if let Err(error) = blocking.run(forget).await {
+            tracing::warn!(%error, "agents that are gone are not forgotten now");
+        }
     }
 }
 

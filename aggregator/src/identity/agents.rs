@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::acl::TopicAcl;
 use crate::identity::ca::Issued;
+use crate::limits::AGENT_KEPT_MS;
 use crate::meta::{Change, Record};
 
 /// An agent that has joined.
@@ -44,6 +45,8 @@ pub(super) struct AgentRecord {
     pub(super) host: String,
     /// The token it joined with last.
     pub(super) token: String,
+    /// The key it joined with last, as [`KeyRecord`]s are found.
+    pub(super) key: String,
     pub(super) joined_ms: i64,
     pub(super) expires_ms: i64,
     pub(super) serial: Binary,
@@ -108,10 +111,26 @@ pub(super) fn revoke(change: &Change, id: &AgentId, now: Timestamp) -> Result<()
     change.put(id.as_str(), &record)
 }
 
+/// Forgets who has no certificate any more since long, and gives their names. Who was revoked stays: a
+/// certificate of another aggregator with the same authority could still be good.
+pub(super) fn forget_old(change: &Change, now: Timestamp) -> Result<Vec<AgentId>> {
+    let mut forgotten = Vec::new();
+    for (id, agent) in change.records::<AgentRecord>()? {
+        let ended = agent.expires_ms.saturating_add(AGENT_KEPT_MS) < now.0;
+        if ended && agent.standing == Standing::Good {
+            change.remove::<KeyRecord>(&agent.key)?;
+            change.remove::<AgentRecord>(&id)?;
+            forgotten.extend(id.parse::<AgentId>().ok());
+        }
+    }
+    Ok(forgotten)
+}
+
 fn stranger(topics: &TopicAcl, now: Timestamp) -> AgentRecord {
     AgentRecord {
         host: String::new(),
         token: String::new(),
+        key: String::new(),
         joined_ms: now.0,
         expires_ms: 0,
         serial: Binary(Vec::new()),

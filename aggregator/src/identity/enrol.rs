@@ -163,19 +163,29 @@ impl Authority {
             let record = AgentRecord {
                 host: host_name(&request.host),
                 token: request.token.clone(),
+                key: key_name(&csr),
                 joined_ms: now.0,
                 expires_ms: issued.expires.0,
                 serial: Binary(issued.serial.to_vec()),
                 topics: topics.patterns().to_vec(),
                 standing: Standing::Good,
             };
+            let before = change.record::<AgentRecord>(id.as_str())?;
+            if let Some(before) = before.filter(|before| before.key != record.key) {
+                // Answers to it that got lost are of no use any more.
+                change.remove::<KeyRecord>(&before.key)?;
+            }
             change.put(id.as_str(), &record)?;
             Ok((id, issued, topics))
         });
-        done.map_err(|failure| match failure {
+        let done = done.map_err(|failure| match failure {
             Failure::Refused(refusal) => refusal,
             Failure::Failed(error) => internal(&error),
-        })
+        });
+        if let Ok((id, _, topics)) = &done {
+            self.grants().insert(id.clone(), topics.clone());
+        }
+        done
     }
 
     /// Counts a use and chooses the agent's name; an answer that was lost is given again, and counts
@@ -188,7 +198,7 @@ impl Authority {
         handshake: &Handshake,
     ) -> Result<AgentId, Failure> {
         let now = self.now();
-        let key = AuthorityPin::of_public_key(csr.public_key()).to_string();
+        let key = key_name(csr);
         if let Some(id) = earlier_answer(change, &key, &request.token)? {
             return Ok(id);
         }
@@ -221,6 +231,11 @@ impl Authority {
         (self.random)(&mut bits);
         Ok(AgentId::from_random(bits))
     }
+}
+
+/// Under which a request's public key is kept.
+fn key_name(csr: &CheckedRequest) -> String {
+    AuthorityPin::of_public_key(csr.public_key()).to_string()
 }
 
 /// The token, if the request proves its secret.

@@ -7,10 +7,10 @@
 //!
 //! Invariant **I23**: identity comes from certificates only, never from what a peer says of itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::Timestamp;
@@ -42,6 +42,7 @@ pub mod server;
 pub(crate) mod tests;
 pub mod tokens;
 
+use acl::TopicAcl;
 use agents::{AgentRecord, JoinedAgent, Standing};
 use ca::{CertificateAuthority, CheckedRequest};
 use peer::{AgentIdentity, Names, PeerVerifier};
@@ -61,6 +62,9 @@ pub struct Inner {
     attempts: attempts::Attempts,
     /// Revoked agents; whoever holds a connection watches it.
     denied: watch::Sender<Arc<HashSet<AgentId>>>,
+    /// What each agent may write that joined here, as its last join said: an older certificate may say
+    /// more.
+    granted: Mutex<HashMap<AgentId, TopicAcl>>,
     meta: Arc<Meta>,
     clock: Clock,
     random: Random,
@@ -143,12 +147,19 @@ impl Authority {
         meta: Arc<Meta>,
         parts: &Parts,
     ) -> Result<Authority> {
-        let revoked = meta
-            .records::<AgentRecord>()?
-            .into_iter()
-            .filter(|(_, agent)| agent.standing == Standing::Revoked)
-            .filter_map(|(id, _)| id.parse().ok())
-            .collect::<HashSet<AgentId>>();
+        let (mut revoked, mut granted) = (HashSet::new(), HashMap::new());
+        for (id, agent) in meta.records::<AgentRecord>()? {
+            let Ok(id) = id.parse::<AgentId>() else {
+                continue;
+            };
+            if agent.standing == Standing::Revoked {
+                revoked.insert(id);
+            } else if ca.is_some()
+                && let Ok(topics) = TopicAcl::new(agent.topics)
+            {
+                granted.insert(id, topics);
+            }
+        }
         Ok(Authority(Arc::new(Inner {
             verifier: PeerVerifier::new(&authorities, names)?,
             ca,
@@ -156,6 +167,7 @@ impl Authority {
             server,
             attempts: attempts::Attempts::default(),
             denied: watch::Sender::new(Arc::new(revoked)),
+            granted: Mutex::new(granted),
             meta,
             clock: Arc::clone(&parts.clock),
             random: Arc::clone(&parts.random),
@@ -173,9 +185,12 @@ impl Authority {
         &self,
         chain: &[CertificateDer<'_>],
     ) -> std::result::Result<AgentIdentity, Refusal> {
-        let agent = self.verifier.check(chain, self.now())?;
+        let mut agent = self.verifier.check(chain, self.now())?;
         if self.denied.borrow().contains(&agent.id) {
             return Err(revoked(&agent.id));
+        }
+        if let Some(topics) = self.grants().get(&agent.id) {
+            agent.topics = topics.clone();
         }
         Ok(agent)
     }
@@ -221,11 +236,14 @@ impl Authority {
             Refusal::new(Code::BadRequest, what, "restart the agent")
         })?;
         let now = self.now();
+        // It may have joined again since the session began.
+        let granted = self.grants().get(&agent.id).cloned();
+        let topics = granted.unwrap_or_else(|| agent.topics.clone());
         let issued = ca
-            .issue_agent(&checked, &agent.id, &agent.topics, now)
+            .issue_agent(&checked, &agent.id, &topics, now)
             .map_err(|error| internal(&error))?;
         self.meta
-            .change(|change| agents::renewed(change, &agent.id, &agent.topics, &issued, now))
+            .change(|change| agents::renewed(change, &agent.id, &topics, &issued, now))
             .map_err(|error: Error| internal(&error))?;
         Ok(Renewed {
             certificates: vec![issued.certificate.to_vec()],
@@ -270,6 +288,18 @@ impl Authority {
         Ok(named.collect())
     }
 
+    /// Forgets agents whose certificates ended long ago. Waits for the disk.
+    pub fn forget_agents(&self) -> Result<()> {
+        let now = self.now();
+        let forgotten = self.meta.change(|change| agents::forget_old(change, now))?;
+        let mut grants = self.grants();
+        for id in forgotten {
+            tracing::info!(agent = %id, "forgotten: its certificate ended long ago");
+            grants.remove(&id);
+        }
+        Ok(())
+    }
+
     /// Takes an agent's right back, durably, and tells who watches. Waits for the disk.
     pub fn revoke_agent(&self, id: &AgentId) -> Result<()> {
         let now = self.now();
@@ -289,6 +319,11 @@ impl Authority {
 }
 
 impl Inner {
+    /// A panic elsewhere leaves the table whole: each change is a single insert or removal.
+    fn grants(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, TopicAcl>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> Timestamp {
         (self.clock)()
     }

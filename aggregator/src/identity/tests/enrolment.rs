@@ -241,6 +241,81 @@ async fn who_shows_the_old_key_keeps_its_name() {
     );
 }
 
+/// What a joined agent may write stands in its certificates; the last join decides for all of them.
+#[tokio::test]
+async fn joining_again_with_fewer_topics_takes_them_from_older_certificates_too() {
+    let world = World::new();
+    let first = Holder::new();
+    let wide = world.join(&world.token(1), &first).await.unwrap();
+    let shown = first.with(&wide);
+    let before = world.authority.peer(&shown.chain).unwrap();
+    assert_eq!(before.topics.patterns(), ["*"]);
+    let connection = world.connect(ENROL_ALPN, &shown).await;
+    let (token, second) = (world.token_for(1, "web-*"), Holder::new());
+    let asked = request(&token, &second, &connection.client_exporter());
+    let narrow = world.send(connection, &asked).await.unwrap();
+    assert_eq!(narrow.agent, wide.agent);
+
+    // The old certificate, on its next connection; and one that a session asks for which began before.
+    let old = world.authority.peer(&shown.chain).unwrap();
+    assert_eq!(old.topics.patterns(), ["web-*"]);
+    let csr = shown.certificate_request(&CertificateParams::default());
+    let renewed = world.authority.renew(&before, &csr).await.unwrap();
+    let chain = [renewed.certificates[0].clone().into()];
+    assert_eq!(world.authority.peer(&chain).unwrap().topics, old.topics);
+    assert_eq!(world.authority.agents().unwrap()[0].topics, ["web-*"]);
+    let world = world.restarted().unwrap();
+    assert_eq!(
+        world.authority.peer(&shown.chain).unwrap().topics,
+        old.topics
+    );
+}
+
+#[tokio::test]
+async fn an_agent_is_forgotten_a_month_after_its_certificate_ended() {
+    let world = World::new();
+    let (gone, stays) = (Holder::new(), Holder::new());
+    let ended = world.join(&world.token(1), &gone).await.unwrap();
+    let revoked = world.join(&world.token(1), &Holder::new()).await.unwrap();
+    let revoked = revoked.agent.parse().unwrap();
+    world.authority.revoke_agent(&revoked).unwrap();
+    world.pass(31 * DAY);
+    let kept = world.join(&world.token(1), &stays).await.unwrap();
+    world.authority.forget_agents().unwrap();
+    assert_eq!(world.authority.agents().unwrap().len(), 3);
+    world.pass(30 * DAY);
+    world.authority.forget_agents().unwrap();
+    let left = world.authority.agents().unwrap();
+    let mut left: Vec<_> = left.iter().map(|agent| agent.id.as_str()).collect();
+    left.sort_unstable();
+    let mut expected = [revoked.as_str(), kept.agent.as_str()];
+    expected.sort_unstable();
+    assert_eq!(left, expected, "who is shut out stays so");
+    assert_eq!(world.authority.keys_known(), 2);
+    // It comes back with a new token, under its name.
+    let shown = gone.with(&ended);
+    let connection = world.connect(ENROL_ALPN, &shown).await;
+    let token = world.token(1);
+    let asked = request(&token, &Holder::new(), &connection.client_exporter());
+    let again = world.send(connection, &asked).await.unwrap();
+    assert_eq!(again.agent, ended.agent);
+}
+
+#[tokio::test]
+async fn an_agent_that_joins_again_and_again_leaves_one_key_behind() {
+    let world = World::new();
+    let mut shown = Holder::new();
+    shown = shown.with(&world.join(&world.token(1), &shown).await.unwrap());
+    for _ in 0..3 {
+        let connection = world.connect(ENROL_ALPN, &shown).await;
+        let (token, next) = (world.token(1), Holder::new());
+        let asked = request(&token, &next, &connection.client_exporter());
+        shown = next.with(&world.send(connection, &asked).await.unwrap());
+    }
+    assert_eq!(world.authority.agents().unwrap().len(), 1);
+    assert_eq!(world.authority.keys_known(), 1);
+}
+
 #[tokio::test]
 async fn an_address_that_keeps_failing_waits() {
     let world = World::new();

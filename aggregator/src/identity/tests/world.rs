@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::broker::transport::ByteStream;
 use crate::identity::Authority;
 use crate::identity::acl::TopicAcl;
+use crate::identity::agents::KeyRecord;
 use crate::identity::enrol::{Handshake, Offer};
 use crate::identity::server::provider;
 use crate::identity::tokens::NewToken;
@@ -52,6 +53,13 @@ pub(crate) struct Holder {
 pub(crate) struct Connection {
     pub(crate) client: tokio_rustls::client::TlsStream<DuplexStream>,
     pub(crate) server: tokio_rustls::server::TlsStream<Box<dyn ByteStream>>,
+}
+
+impl Authority {
+    /// How many keys are kept of those that agents joined with.
+    pub(crate) fn keys_known(&self) -> usize {
+        self.meta.records::<KeyRecord>().expect("a table").len()
+    }
 }
 
 impl World {
