@@ -102,6 +102,7 @@ impl AggregatorMachine {
             topics: [("logs".parse()?, topic(2))].into(),
             defaults: topic(1),
             disk_high_water_percent: 100,
+            partitions_max: 100,
         };
         // A disk that fails at the start is a process that is started again.
         let topics = loop {

@@ -92,6 +92,7 @@ impl Aggregator {
                 log: LogConfig::default(),
             },
             disk_high_water_percent: 90,
+            partitions_max: 10_000,
         };
         let clock = Arc::clone(&parts.clock);
         let topics =

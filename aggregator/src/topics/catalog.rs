@@ -9,7 +9,6 @@ use commitlog::storage::EntryKind;
 
 use super::fan_out::fan_out;
 use super::{Partition, Shared, Topic, Topics, lock, read_lock};
-use crate::limits::PARTITIONS_TOTAL_MAX;
 
 type Table = BTreeMap<TopicName, Topic>;
 
@@ -19,32 +18,36 @@ type Table = BTreeMap<TopicName, Topic>;
 /// end offsets are known, and no first batch waits for a recovery. 1,000 partitions that were closed
 /// cleanly open in a quarter of a second on two busy cores.
 pub(super) fn open_all(shared: &Arc<Shared>) -> Result<Table> {
-    let found = found(shared)?;
-    let mut counts: BTreeMap<TopicName, u32> = BTreeMap::new();
+    let mut counts = found(shared)?;
+    let mut total: usize = counts.values().map(|&count| count as usize).sum();
     for (name, config) in &shared.config.topics {
-        counts.insert(name.clone(), config.partitions);
-    }
-    for (name, on_disk) in found {
-        if let Some(configured) = shared.config.topics.get(&name)
-            && configured.partitions < on_disk
-        {
+        let (wanted, has) = (config.partitions, counts.get(name).copied().unwrap_or(0));
+        if wanted < has {
             return Err(Error::input(format!(
-                "topic {name} has {on_disk} partitions and is configured with {}: partitions can \
-                 be added but not taken away, their records would be lost; \
-                 write partitions: {on_disk}",
-                configured.partitions
+                "topic {name} has {has} partitions and is configured with {wanted}: partitions can \
+                 be added but not taken away, their records would be lost; write partitions: {has}"
             )));
         }
-        let count = counts.entry(name).or_insert(on_disk);
-        *count = on_disk.max(*count);
-    }
-    let total: usize = counts.values().map(|&count| count as usize).sum();
-    if total > PARTITIONS_TOTAL_MAX {
-        return Err(Error::input(format!(
-            "{total} partitions in all topics, at most {PARTITIONS_TOTAL_MAX} are possible"
-        )));
+        let more = (wanted - has) as usize;
+        if total + more > shared.config.partitions_max {
+            // Agents can bring a log to its limit; it must start all the same.
+            tracing::error!(
+                topic = %name, wanted, has, "{}", no_room(name, total, shared.config.partitions_max)
+            );
+            continue;
+        }
+        total += more;
+        counts.insert(name.clone(), wanted);
     }
     Ok(open_topics(shared, &counts))
+}
+
+fn no_room(topic: &TopicName, total: usize, most: usize) -> String {
+    format!(
+        "topic {topic} gets no more partitions: all topics have {total} already, at most {most} are \
+         possible; stop the aggregator and move directories of topics that are not needed out of \
+         its log directory"
+    )
 }
 
 /// How many partitions each topic has on disk: one more than the highest number.
@@ -139,12 +142,9 @@ pub(super) fn create(topics: &Topics, id: &TopicPartition) -> Result<Arc<Partiti
             id.topic, id.partition
         )));
     }
-    if total + wanted as usize > PARTITIONS_TOTAL_MAX {
-        return Err(Error::input(format!(
-            "topic {} cannot be made: there are {total} partitions already, at most \
-             {PARTITIONS_TOTAL_MAX} are possible",
-            id.topic
-        )));
+    if total + wanted as usize > shared.config.partitions_max {
+        let most = shared.config.partitions_max;
+        return Err(Error::input(no_room(&id.topic, total, most)));
     }
     let counts = BTreeMap::from([(id.topic.clone(), wanted)]);
     let made = open_topics(shared, &counts);

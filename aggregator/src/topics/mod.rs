@@ -55,6 +55,8 @@ pub struct TopicsConfig {
     pub defaults: TopicConfig,
     /// Credits go to zero once this much of the disk is used, in percent.
     pub disk_high_water_percent: u8,
+    /// Partitions of all topics together past which none is made.
+    pub partitions_max: usize,
 }
 
 /// One topic's settings.

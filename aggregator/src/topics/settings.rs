@@ -8,7 +8,7 @@ use config::units::ByteSize;
 
 use super::{TopicConfig, TopicsConfig};
 use crate::config::{AggregatorConfig, TopicDefaults};
-use crate::limits::SEGMENT_AGE_MAX;
+use crate::limits::{PARTITIONS_TOTAL_MAX, SEGMENT_AGE_MAX};
 
 /// Where below the data directory the partitions lie.
 const LOG_DIR: &str = "log";
@@ -34,6 +34,7 @@ impl TopicsConfig {
             topics: topics.collect(),
             defaults: default_topic(defaults),
             disk_high_water_percent: config.disk.high_water.0,
+            partitions_max: PARTITIONS_TOTAL_MAX,
         }
     }
 }

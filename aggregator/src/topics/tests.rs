@@ -56,6 +56,7 @@ pub(crate) fn config(log_dir: &Path, topics: &[(&str, u32)]) -> TopicsConfig {
             .collect(),
         defaults: topic(2),
         disk_high_water_percent: 100,
+        partitions_max: 1000,
     }
 }
 
@@ -281,6 +282,37 @@ async fn a_topic_beyond_its_count_or_the_total_is_refused() {
             legal,
             "{wanted}"
         );
+    }
+}
+
+#[tokio::test]
+async fn topics_that_agents_made_up_to_the_limit_keep_no_start_from_working() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = |topics: &[(&str, u32)], partitions_max| {
+        let config = TopicsConfig {
+            partitions_max,
+            ..config(&dir.path().join("log"), topics)
+        };
+        open(config, Arc::new(Disk), &TestClock::new()).unwrap()
+    };
+    let topics = limited(&[("logs", 1)], 5);
+    topics.partition(&id("made-0")).await.unwrap();
+    topics.partition(&id("up-0")).await.unwrap();
+    let Err(refused) = topics.partition(&id("more-0")).await else {
+        panic!("a topic past the limit");
+    };
+    let words = "topic more gets no more partitions: all topics have 5 already, at most 5";
+    assert!(refused.message.starts_with(words), "{refused}");
+    assert!(!dir.path().join("log/more-1").exists());
+    topics.close();
+    // An operator adds a topic and partitions, and even lowers the limit.
+    for partitions_max in [5, 2] {
+        let topics = limited(&[("added", 1), ("logs", 3)], partitions_max);
+        let counts = ["added", "logs", "made", "up"];
+        let counts = counts.map(|name| topics.existing_count(&name.parse().unwrap()));
+        assert_eq!(counts, [0, 1, 2, 2]);
+        assert!(topics.partition(&id("added-0")).await.is_err());
+        topics.close();
     }
 }
 
