@@ -91,6 +91,9 @@ impl ClientIdentity {
     pub fn load(data_dir: &Path, tls: Option<&ShipTls>, clock: Clock) -> Result<ClientIdentity> {
         if let Some(own) = tls {
             let config = own_tls(own, &clock)?;
+            if let Some(warning) = private_file::exposed(&own.key) {
+                tracing::warn!("{warning}");
+            }
             return Ok(ClientIdentity(Arc::new(Shared {
                 source: Origin::Own(own.clone()),
                 clock,

@@ -292,7 +292,7 @@ pub const SETTLE_GRACE: Duration = Duration::from_secs(1);
 pub const RENEWAL_INTERVAL_MIN: Duration = Duration::from_hours(1);
 
 /// How often a user's own certificate is read again.
-pub const OWN_CERTIFICATE_LOOK_MS: i64 = 60_000;
+pub const OWN_CERTIFICATE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Topics that a joining agent is told of.
 pub const ENROL_TOPICS_MAX: usize = 256;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use commitlog::storage::{Lock, Storage};
 use config::listen::{Protocol, cannot_listen};
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,10 @@ use crate::groups::Groups;
 use crate::health::Health;
 use crate::http::{self, Api, Gate, Origins};
 use crate::identity::{Authority, reachable_at};
-use crate::limits::{AGENTS_FORGET_INTERVAL, AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, STOP_MAX};
+use crate::limits::{
+    AGENTS_FORGET_INTERVAL, AGENTS_WRITE_INTERVAL, HTTP_LONG_POLLS_MAX, OWN_CERTIFICATE_INTERVAL,
+    STOP_MAX,
+};
 use crate::meta::Meta;
 use crate::parts::Parts;
 use crate::telemetry::Telemetry;
@@ -121,6 +125,11 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 impl Running {
+    /// Whether these certificates let an agent ship here.
+    pub fn admits(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.opened.authority.peer(chain).is_ok()
+    }
+
     /// Ends when a part that must run has ended: nothing is left but to stop.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
@@ -270,6 +279,11 @@ impl Upkeep {
         });
         let (agents, meta) = (opened.agents.clone(), Arc::clone(&opened.meta));
         tasks.spawn(write_agents(agents, meta, blocking, stop.clone()));
+        tasks.spawn(read_certificates(
+            opened.authority.clone(),
+            blocking,
+            stop.clone(),
+        ));
         let (agents, authority) = (opened.agents.clone(), opened.authority.clone());
         tasks.spawn(forget_agents(agents, authority, blocking, stop.clone()));
         Upkeep { stop, tasks }
@@ -299,6 +313,21 @@ async fn write_agents(
         let (agents, meta) = (agents.clone(), Arc::clone(&meta));
         blocking
             .run(move || write_changed_agents(&agents, &meta))
+            .await;
+    }
+}
+
+/// Takes up a user's own certificate when it was rotated.
+async fn read_certificates(authority: Authority, blocking: Blocking, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(OWN_CERTIFICATE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let authority = authority.clone();
+        blocking
+            .run(move || authority.read_certificate_again())
             .await;
     }
 }

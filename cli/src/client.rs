@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::credentials;
+use config::{credentials, private_file};
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
@@ -133,6 +133,12 @@ fn stored_credentials() -> anyhow::Result<Option<Stored>> {
 }
 
 fn read_token(file: &Path) -> anyhow::Result<String> {
+    if let Some(warning) = private_file::exposed(file) {
+        let mut line = String::from("weir: ");
+        terminal::escape_text(&warning, terminal::Lines::Escape, &mut line);
+        // When stderr is gone there is nobody to warn.
+        drop(writeln!(io::stderr(), "{line}"));
+    }
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the token from {}", file.display()))?;
     Ok(text.trim().to_owned())

@@ -64,6 +64,16 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What is wrong with who may read a file of the user's own, and what to do. A group may: that it does
+/// was somebody's decision, and everybody's right often nobody's.
+pub fn exposed(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o004 != 0).then(|| {
+        let path = path.display();
+        format!("everybody on this host may read {path}, which is secret: run `chmod o= {path}`")
+    })
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path
         .parent()
@@ -104,5 +114,9 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = read(&path, 100).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
+        assert_eq!(exposed(&path), None);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let warning = exposed(&path).unwrap();
+        assert!(warning.contains("chmod o= /"), "{warning}");
     }
 }

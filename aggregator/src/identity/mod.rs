@@ -58,6 +58,8 @@ pub struct Inner {
     ca: Option<Arc<CertificateAuthority>>,
     authorities: Vec<CertificateDer<'static>>,
     server: Arc<dyn ResolvesServerCert>,
+    /// The same, where it is the user's own.
+    own: Option<Arc<server::OwnCertificate>>,
     verifier: PeerVerifier,
     attempts: attempts::Attempts,
     /// Revoked agents; whoever holds a connection watches it.
@@ -120,9 +122,12 @@ impl Authority {
     /// The user's own authority: certificates come from elsewhere.
     pub fn own(tls: &ServeTls, meta: Arc<Meta>, parts: &Parts) -> Result<Authority> {
         let authorities = server::read_chain(&tls.ca)?;
-        let clock = Arc::clone(&parts.clock);
-        let server = Arc::new(server::OwnCertificate::new(tls, clock)?);
-        Authority::new((None, authorities, Names::UriOrHost), server, meta, parts)
+        let server = Arc::new(server::OwnCertificate::new(tls)?);
+        let own = Some(Arc::clone(&server));
+        let mut authority =
+            Authority::parts((None, authorities, Names::UriOrHost), server, meta, parts)?;
+        authority.own = own;
+        Ok(Authority(Arc::new(authority)))
     }
 
     fn built_in_with(
@@ -134,10 +139,11 @@ impl Authority {
         let clock = Arc::clone(&parts.clock);
         let server = Arc::new(server::RenewedCertificate::new(Arc::clone(&ca), clock)?);
         let authorities = vec![ca.certificate.clone()];
-        Authority::new((Some(ca), authorities, Names::Uri), server, meta, parts)
+        let authority = Authority::parts((Some(ca), authorities, Names::Uri), server, meta, parts)?;
+        Ok(Authority(Arc::new(authority)))
     }
 
-    fn new(
+    fn parts(
         (ca, authorities, names): (
             Option<Arc<CertificateAuthority>>,
             Vec<CertificateDer<'static>>,
@@ -146,7 +152,7 @@ impl Authority {
         server: Arc<dyn ResolvesServerCert>,
         meta: Arc<Meta>,
         parts: &Parts,
-    ) -> Result<Authority> {
+    ) -> Result<Inner> {
         let (mut revoked, mut granted) = (HashSet::new(), HashMap::new());
         for (id, agent) in meta.records::<AgentRecord>()? {
             let Ok(id) = id.parse::<AgentId>() else {
@@ -160,11 +166,12 @@ impl Authority {
                 granted.insert(id, topics);
             }
         }
-        Ok(Authority(Arc::new(Inner {
+        Ok(Inner {
             verifier: PeerVerifier::new(&authorities, names)?,
             ca,
             authorities,
             server,
+            own: None,
             attempts: attempts::Attempts::default(),
             denied: watch::Sender::new(Arc::new(revoked)),
             granted: Mutex::new(granted),
@@ -172,7 +179,14 @@ impl Authority {
             clock: Arc::clone(&parts.clock),
             random: Arc::clone(&parts.random),
             blocking: parts.blocking,
-        })))
+        })
+    }
+
+    /// Reads a user's own certificate again: it may have been rotated. Waits for the disk.
+    pub fn read_certificate_again(&self) {
+        if let Some(own) = &self.own {
+            own.read_again();
+        }
     }
 
     /// TLS for both listeners and both protocols; see [`server`] for what it does not decide.

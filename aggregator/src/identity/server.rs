@@ -17,6 +17,7 @@ use std::time::Duration;
 use commitlog::error::{Error, Result};
 use commitlog::id::Timestamp;
 use config::join::ENROL_ALPN;
+use config::private_file;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -29,7 +30,6 @@ use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureSc
 
 use crate::config::ServeTls;
 use crate::identity::ca::CertificateAuthority;
-use crate::limits::OWN_CERTIFICATE_LOOK_MS;
 use crate::parts::Clock;
 
 /// The protocol of batches.
@@ -137,22 +137,36 @@ impl ResolvesServerCert for RenewedCertificate {
 }
 
 /// The user's own certificate, read again now and then, so that a rotated one needs no restart. The
-/// last good one stays when a new one cannot be read.
+/// last good one stays when a new one cannot be read. Handshakes take what was read: no disk is waited
+/// for in them.
 pub(super) struct OwnCertificate {
     tls: ServeTls,
-    clock: Clock,
-    current: Mutex<(Arc<CertifiedKey>, Timestamp)>,
+    current: Mutex<Arc<CertifiedKey>>,
 }
 
 impl OwnCertificate {
-    pub(super) fn new(tls: &ServeTls, clock: Clock) -> Result<OwnCertificate> {
-        let read = Arc::new(read_own(tls)?);
-        let look_at = next_look(clock());
+    /// Waits for the disk.
+    pub(super) fn new(tls: &ServeTls) -> Result<OwnCertificate> {
+        if let Some(warning) = private_file::exposed(&tls.key) {
+            tracing::warn!("{warning}");
+        }
         Ok(OwnCertificate {
             tls: tls.clone(),
-            clock,
-            current: Mutex::new((read, look_at)),
+            current: Mutex::new(Arc::new(read_own(tls)?)),
         })
+    }
+
+    /// Waits for the disk.
+    pub(super) fn read_again(&self) {
+        match read_own(&self.tls) {
+            Ok(read) => *self.current() = Arc::new(read),
+            Err(error) => tracing::error!(%error, "the new certificate is not used"),
+        }
+    }
+
+    /// A panic elsewhere leaves a whole certificate: it is only ever replaced.
+    fn current(&self) -> std::sync::MutexGuard<'_, Arc<CertifiedKey>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -164,16 +178,7 @@ impl fmt::Debug for OwnCertificate {
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let now = (self.clock)();
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= current.1 {
-            current.1 = next_look(now);
-            match read_own(&self.tls) {
-                Ok(read) => current.0 = Arc::new(read),
-                Err(error) => tracing::error!(%error, "the new certificate is not used"),
-            }
-        }
-        Some(Arc::clone(&current.0))
+        Some(Arc::clone(&self.current()))
     }
 }
 
@@ -197,10 +202,6 @@ pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
     Error::input(format!("{}: {error}", path.display()))
-}
-
-fn next_look(now: Timestamp) -> Timestamp {
-    Timestamp(now.0.saturating_add(OWN_CERTIFICATE_LOOK_MS))
 }
 
 /// Lets in whoever holds the key of the certificate that it shows, or shows none.
