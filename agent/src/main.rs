@@ -89,7 +89,7 @@ The smallest file:
   logs:
     app: {files: [\"/srv/app/*.log\"], topic: logs}
 
-The first SIGTERM or SIGINT sends what is spooled, for up to ten seconds; a second one exits at once.
+The first SIGTERM or SIGINT sends what is spooled, for up to five seconds; a second one exits at once.
 Nothing is lost either way: what is not sent is in the spool.";
 
 const CHECK_HELP: &str = "\

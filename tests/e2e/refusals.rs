@@ -78,6 +78,28 @@ fn a_revoked_token_is_refused() -> Result<()> {
 }
 
 #[test]
+fn a_revocation_of_somebody_unknown_is_told_and_fails() -> Result<()> {
+    let world = World::new()?;
+    let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+    for (arguments, words) in [
+        (["token", "revoke", "aaaaaaaa"], "there is no token"),
+        (
+            ["agents", "revoke", "mistyped"],
+            "no agent mistyped has joined or connected here",
+        ),
+    ] {
+        let output = output(&mut aggregator.weir(&arguments)?)?;
+        let text = text_of(&output);
+        ensure!(
+            output.status.code() == Some(1) && text.contains(words),
+            "{arguments:?}: {} {text}",
+            output.status
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn another_aggregators_token_is_refused_by_its_pin() -> Result<()> {
     let world = World::new()?;
     let (aggregator, agent) = strangers(&world)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-use hyper::Method;
+use anyhow::bail;
 use serde::Deserialize;
 
 use super::Run;
@@ -45,11 +45,17 @@ const EXAMPLES: &str = "\
 Examples:
   weir agents
   weir agents --json | jq '.agents[] | select(.connected | not) | .host'
-  weir agents revoke 7d0c1f6a                           shut one out at once";
+  weir agents revoke 4k2v7xqaq2m7x4abzp5ck7f3we         shut one out at once";
 
 #[derive(Deserialize)]
 struct Listed {
     agents: Vec<Agent>,
+}
+
+/// The answer to a revocation.
+#[derive(Deserialize)]
+struct Revoked {
+    known: bool,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +92,13 @@ impl Run for Agents {
         if let Some(Action::Revoke { id, server }) = self.action {
             let path = format!("/api/v1/agents/{}/revoke", percent_encode(&id));
             let mut client = server.client()?;
-            block_on(async { Ok(client.order(Method::POST, &path).await?) })?;
+            let revoked: Revoked = block_on(client.post(&path, &serde_json::json!({})))?;
+            if !revoked.known {
+                bail!(
+                    "no agent {id} has joined or connected here (`weir agents` lists them); it is \
+                     shut out all the same, should it ever come"
+                );
+            }
             return Ok(writeln!(io::stdout(), "agent {id} is shut out")?);
         }
         let answer: serde_json::Value = block_on(self.server.client()?.get("/api/v1/agents"))?;

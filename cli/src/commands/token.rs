@@ -77,7 +77,7 @@ const EXAMPLES: &str = "\
 Examples:
   weir token create                                     one host, within the hour
   weir token list
-  weir token revoke 4k2v9x";
+  weir token revoke 4k2v7xqa";
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
