@@ -104,24 +104,23 @@ fn look(glob: &Glob, patterns: &Patterns, problems: &mut Vec<Problem>) -> usize 
     readable.len()
 }
 
-/// What is matched at present, for whom what cannot be read is no reason to stop.
-pub fn survey(config: &AgentConfig) -> Survey {
+/// What is matched at present, for whom what cannot be read is no reason to stop. The problem is a
+/// pattern that is none.
+pub fn survey(config: &AgentConfig) -> Result<Survey, Problem> {
     let mut survey = Survey::default();
     for logs in config.logs.values() {
         for glob in &logs.files {
-            // A pattern that is none stops the start, which says so.
-            let found = patterns(glob, logs).map(|patterns| open_each(&patterns));
             let Survey {
                 readable,
                 unreadable,
-            } = found.unwrap_or_default();
+            } = open_each(&patterns(glob, logs)?);
             survey.readable.extend(readable);
             survey.unreadable.extend(unreadable);
         }
     }
     survey.readable.sort();
     survey.readable.dedup();
-    survey
+    Ok(survey)
 }
 
 /// Opens every file that the patterns match.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -125,6 +126,51 @@ fn real_logs_arrive_line_by_line_in_order() -> Result<()> {
     Ok(())
 }
 
+/// `weir up` on one file, and the commands that find it by themselves.
+struct Up<'a> {
+    world: &'a World,
+    file: PathBuf,
+    data_dir: PathBuf,
+    ship: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Up<'_> {
+    fn new<'a>(world: &'a World, lines: &str) -> Result<Up<'a>> {
+        Ok(Up {
+            world,
+            file: world.write("logs/app.log", lines)?,
+            data_dir: world.path("data"),
+            ship: free_loopback()?,
+            http: free_loopback()?,
+        })
+    }
+
+    fn start(&self) -> Result<Process> {
+        let mut command = Command::new(programs::weir()?);
+        command.arg("up").arg("--data-dir").arg(&self.data_dir);
+        command.arg("--logs").arg(&self.file);
+        command.args(["--listen", &self.ship.to_string()]);
+        command.args(["--http", &self.http.to_string()]);
+        command.env("HOME", self.world.folder());
+        command.env("XDG_CONFIG_HOME", self.world.path("xdg"));
+        Process::start(command, &self.world.path("up.out"))
+    }
+
+    fn weir(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(programs::weir()?);
+        command.args(arguments);
+        command.env("WEIR_SERVER", format!("http://{}", self.http));
+        command.env("HOME", self.world.folder());
+        command.env("XDG_CONFIG_HOME", self.world.path("xdg"));
+        run(&mut command)
+    }
+
+    fn tail(&self, arguments: &[&str]) -> Result<String> {
+        self.weir(&[&["tail", "logs"], arguments].concat())
+    }
+}
+
 #[test]
 fn up_needs_no_configuration_and_tail_prints_exactly_the_lines() -> Result<()> {
     let world = World::new()?;
@@ -132,59 +178,66 @@ fn up_needs_no_configuration_and_tail_prints_exactly_the_lines() -> Result<()> {
         .map(|n| format!("line {n} of the file, \u{e4}\u{1F600}\n"))
         .collect();
     let lines = lines.concat();
-    let file = world.write("logs/app.log", &lines)?;
-    let (ship, http) = (free_loopback()?, free_loopback()?);
-    let data_dir = world.path("data");
-    let mut command = Command::new(programs::weir()?);
-    command
-        .arg("up")
-        .arg("--data-dir")
-        .arg(&data_dir)
-        .arg("--logs")
-        .arg(&file);
-    command.args(["--listen", &ship.to_string(), "--http", &http.to_string()]);
-    command
-        .env("HOME", world.folder())
-        .env("XDG_CONFIG_HOME", world.path("xdg"));
-    let mut up = Process::start(command, &world.path("up.out"))?;
-    let tail = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new(programs::weir()?);
-        command.arg("tail").arg("logs").args(arguments);
-        command.env("WEIR_SERVER", format!("http://{http}"));
-        command
-            .env("HOME", world.folder())
-            .env("XDG_CONFIG_HOME", world.path("xdg"));
-        run(&mut command)
-    };
+    let up = Up::new(&world, &lines)?;
+    let mut process = up.start()?;
     wait("weir tail printing the file", READY_MAX, || {
-        if let Some(obituary) = up.obituary()? {
+        if let Some(obituary) = process.obituary()? {
             return Ok(Seen::Never(obituary));
         }
-        let text = tail(&["--from", "beginning"])?;
+        let text = up.tail(&["--from", "beginning"])?;
         when(text.len() >= lines.len(), || {
             format!("{} bytes of {}", text.len(), lines.len())
         })
     })?;
-    let text = tail(&["--from", "beginning"])?;
+    let text = up.tail(&["--from", "beginning"])?;
     ensure!(
         text == lines,
         "weir tail printed something else than the file's lines"
     );
     ensure!(
-        tail(&["--from", "beginning", "-n", "2"])?.lines().count() == 2,
+        up.tail(&["--from", "beginning", "-n", "2"])?
+            .lines()
+            .count()
+            == 2,
         "-n 2 is two lines"
     );
     let said = fs::read_to_string(world.path("up.out"))?;
     for word in [
-        &file.display().to_string(),
-        &data_dir.display().to_string(),
+        &up.file.display().to_string(),
+        &up.data_dir.display().to_string(),
         "weir tail",
     ] {
         ensure!(said.contains(word), "weir up does not say {word:?}: {said}");
     }
     ensure!(
-        up.terminate(READY_MAX)?.success(),
+        process.terminate(READY_MAX)?.success(),
         "weir up did not end well"
     );
+    Ok(())
+}
+
+/// Its agent has joined: the next start needs no other token.
+#[test]
+fn up_makes_one_token_however_often_it_starts() -> Result<()> {
+    let world = World::new()?;
+    let up = Up::new(&world, "one line\n")?;
+    for start in ["first", "second"] {
+        let mut process = up.start()?;
+        wait("a connected agent", READY_MAX, || {
+            if let Some(obituary) = process.obituary()? {
+                return Ok(Seen::Never(obituary));
+            }
+            let agents = up.weir(&["agents", "--json"]).unwrap_or_default();
+            when(agents.contains("\"connected\": true"), || agents.clone())
+        })?;
+        let tokens: serde_json::Value =
+            serde_json::from_str(&up.weir(&["token", "list", "--json"])?)?;
+        let count = tokens["tokens"].as_array().map(Vec::len);
+        ensure!(count == Some(1), "after the {start} start: {tokens}");
+        ensure!(
+            process.terminate(READY_MAX)?.success(),
+            "weir up did not end well after the {start} start"
+        );
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use agent::identity::{self, StoredIdentity};
 use agent::join::{Joining, join};
 use anyhow::{Context, bail};
 use config::credentials::{self, Credentials};
@@ -70,13 +71,16 @@ impl Run for Up {
 
 async fn up(plan: Plan) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
-    let Plan { aggregator, agent } = plan;
+    let Plan {
+        aggregator,
+        agent,
+        followed,
+    } = plan;
     let data_dir = aggregator.data_dir.clone();
-    let followed = agent::check::survey(&agent);
     let aggregator = aggregator::running::start(aggregator, aggregator::parts::Parts::real())
         .await
         .map_err(in_options)?;
-    let started = start_agent(agent, &data_dir, aggregator.http_addr).await;
+    let started = start_agent(agent, &data_dir, &aggregator).await;
     let agent = match started {
         Ok(agent) => agent,
         Err(error) => {
@@ -119,32 +123,35 @@ fn say(text: &str) {
     drop(io::stdout().write_all(text.as_bytes()));
 }
 
-/// Lets the agent join with a token of its own, then starts it.
+/// Lets the agent join with a token of its own, unless it has, then starts it.
 async fn start_agent(
     config: agent::config::AgentConfig,
     data_dir: &Path,
-    http: SocketAddr,
+    aggregator: &aggregator::running::Running,
 ) -> anyhow::Result<agent::running::Running> {
     let parts = agent::running::Parts::real();
     let admin_token = std::fs::read_to_string(data_dir.join("admin.token"))
         .context("cannot read the token that the aggregator made")?;
     let credentials = Credentials {
-        server: format!("http://{}", reachable(http)),
+        server: format!("http://{}", reachable(aggregator.http_addr)),
         token: admin_token.trim().to_owned(),
     };
-    // Each start joins anew: a certificate that ended while nothing ran needs no other way back, and
-    // the agent keeps its name.
-    let token = join_token(&credentials).await?;
-    let joining = Joining {
-        token: &token,
-        data_dir: &config.agent.data_dir,
-        host: &agent::running::host_name(&config),
-        transport: Arc::clone(&parts.transport),
-        clock: parts.clock.clone(),
-    };
-    join(joining)
-        .await
-        .context("the agent cannot join the aggregator of this process")?;
+    // A certificate that ended while nothing ran, or of an authority that was replaced, needs no other
+    // way back than to join anew; the agent keeps its name.
+    let stored = StoredIdentity::read(&identity::path(&config.agent.data_dir))?;
+    if !stored.is_some_and(|stored| aggregator.admits(&stored.chain())) {
+        let token = join_token(&credentials).await?;
+        let joining = Joining {
+            token: &token,
+            data_dir: &config.agent.data_dir,
+            host: &agent::running::host_name(&config),
+            transport: Arc::clone(&parts.transport),
+            clock: parts.clock.clone(),
+        };
+        join(joining)
+            .await
+            .context("the agent cannot join the aggregator of this process")?;
+    }
     leave(&credentials)?;
     agent::running::start(config, parts).await
 }

@@ -4,9 +4,10 @@ use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf, absolute};
 
+use agent::check::{Survey, survey};
 use agent::config::{AgentConfig, Glob, default_topic};
 use aggregator::config::{AggregatorConfig, TopicConfig};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use config::load::load_text;
 use config::problem::Span;
 use config::value::HostPort;
@@ -17,6 +18,8 @@ use super::Up;
 pub(super) struct Plan {
     pub(super) aggregator: AggregatorConfig,
     pub(super) agent: AgentConfig,
+    /// What the agent will find.
+    pub(super) followed: Survey,
 }
 
 impl Plan {
@@ -55,7 +58,14 @@ impl Plan {
         }
         // What the programs write about themselves would be read, written about, and read.
         logs.exclude.push(glob(&data_dir.join("**")));
-        Ok(Plan { aggregator, agent })
+        // Before anything is started or made: a pattern that is none is wrong usage.
+        let followed = survey(&agent)
+            .map_err(|problem| anyhow!("--logs: {}: {}", problem.message, problem.help))?;
+        Ok(Plan {
+            aggregator,
+            agent,
+            followed,
+        })
     }
 }
 
@@ -139,6 +149,30 @@ mod tests {
         assert_eq!(plan.agent.ship.to[0].to_string(), "127.0.0.1:1234");
         let topic = &plan.agent.logs["up"].topic;
         assert!(plan.aggregator.topics.contains_key(topic));
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_told_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let options = [
+            "up",
+            "--logs",
+            "/x/[",
+            "--data-dir",
+            data_dir.to_str().unwrap(),
+        ];
+        let options = Up::try_parse_from(options).unwrap();
+        let Err(error) = Plan::make(&options) else {
+            panic!("a plan with such a pattern");
+        };
+        assert!(
+            error
+                .to_string()
+                .starts_with("--logs: `/x/[` is not a pattern"),
+            "{error}"
+        );
+        assert!(!data_dir.exists());
     }
 
     #[test]
