@@ -318,11 +318,6 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Something came from the agent.
-    pub fn seen(&self) {
-        self.change(|_| {});
-    }
-
     /// The agent has told how it is.
     pub fn report(&self, mut report: Report) {
         while report.losses.len() > LOSS_REASONS_MAX {

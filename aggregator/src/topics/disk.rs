@@ -53,10 +53,6 @@ impl DiskGauge {
         *self.credit.borrow()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<DiskCredit> {
-        self.credit.subscribe()
-    }
-
     /// The disk took no more: nobody sends for a moment.
     pub(super) fn refused(&self, now: Timestamp) {
         let until = now.0.saturating_add(DISK_FULL_PAUSE_MS);

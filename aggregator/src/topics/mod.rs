@@ -31,7 +31,6 @@ use commitlog::error::Result;
 use commitlog::id::{Offset, TopicName, TopicPartition};
 use commitlog::log::partition::LogConfig;
 use commitlog::storage::Storage;
-use tokio::sync::watch;
 
 pub use disk::DiskCredit;
 #[cfg(test)]
@@ -219,11 +218,6 @@ impl Topics {
     /// the disk refuses writes.
     pub fn disk(&self) -> DiskCredit {
         self.shared.disk.credit()
-    }
-
-    /// [`Topics::disk`] as it changes.
-    pub fn disk_watch(&self) -> watch::Receiver<DiskCredit> {
-        self.shared.disk.watch()
     }
 
     /// How many partitions the topic has; 0 when it does not exist.

@@ -229,11 +229,6 @@ impl BrokerSession {
         self.say(&ToProducer::Hints(hints))
     }
 
-    /// Whether the session is over.
-    pub fn is_ended(&self) -> bool {
-        self.state == State::Ended
-    }
-
     /// Checks a data stream's header and gives its partition.
     pub fn stream(&mut self, header: StreamHeader) -> Result<TopicPartition> {
         if !matches!(self.state, State::Live(_)) {
