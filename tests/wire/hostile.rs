@@ -16,21 +16,21 @@ use commitlog::wire::message::{Hello, RefusalCode, Slot, ToBroker};
 use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use crate::any_port;
 use crate::rig::{Aggregator, partition, until};
 
 /// A peer that can send anything.
-struct Peer {
+pub(crate) struct Peer {
     connection: Connection,
     send: SendStream,
     receive: RecvStream,
-    session: ProducerSession,
+    pub(crate) session: ProducerSession,
     _endpoint: Endpoint,
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         versions: 1..=1,
         producer: ProducerId::new(4711).unwrap(),
@@ -45,7 +45,7 @@ fn hello() -> Hello {
 }
 
 impl Peer {
-    async fn connect(to: SocketAddr, tls: Arc<ClientConfig>) -> Peer {
+    pub(crate) async fn connect(to: SocketAddr, tls: Arc<ClientConfig>) -> Peer {
         let endpoint = Endpoint::client(any_port()).unwrap();
         let config = QuicClientConfig::try_from(tls).unwrap();
         let config = quinn::ClientConfig::new(Arc::new(config));
@@ -62,17 +62,17 @@ impl Peer {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.send.write_all(bytes).await.unwrap();
     }
 
-    async fn say_hello(&mut self) {
+    pub(crate) async fn say_hello(&mut self) {
         let hello = self.session.output(Duration::ZERO);
         self.send(&hello).await;
     }
 
     /// The next event.
-    async fn event(&mut self) -> ProducerEvent {
+    pub(crate) async fn event(&mut self) -> ProducerEvent {
         loop {
             if let Some(event) = self.session.event() {
                 return event;
@@ -85,7 +85,7 @@ impl Peer {
     }
 
     /// Says Hello and waits until the slot is open.
-    async fn open(&mut self) {
+    pub(crate) async fn open(&mut self) {
         self.say_hello().await;
         while !matches!(self.event().await, ProducerEvent::Opened(..)) {}
     }
@@ -103,7 +103,7 @@ impl Peer {
     }
 
     /// Waits for the refusal.
-    async fn refusal(&mut self) -> (RefusalCode, String) {
+    pub(crate) async fn refusal(&mut self) -> (RefusalCode, String) {
         loop {
             if let ProducerEvent::Ended(Ending::Refused(refusal)) = self.event().await {
                 return (refusal.code, refusal.message);
@@ -196,43 +196,6 @@ async fn more_than_the_credit_is_not_taken() {
     assert!(aggregator.lines(&partition("logs-0")).await.is_empty());
     aggregator.stop().await;
     issuer.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uninvited_agents_are_told_what_to_do() {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let aggregator = Aggregator::start(dirs[0].path(), any_port()).await;
-    let other = Aggregator::start(dirs[1].path(), any_port()).await;
-
-    // Trusts this aggregator's authority, and shows nothing.
-    let authorities = aggregator.enrol("a").await.authorities.clone();
-    let mut roots = RootCertStore::empty();
-    for authority in authorities.iter().cloned() {
-        roots.add(authority).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![commitlog::wire::ALPN.to_vec()];
-    let mut peer = Peer::connect(aggregator.address, Arc::new(tls)).await;
-    peer.say_hello().await;
-    let (code, message) = peer.refusal().await;
-    assert_eq!(code, RefusalCode::NoCertificate);
-    assert!(message.contains("weir token create"), "{message}");
-
-    // Shows a certificate of the other's authority.
-    let stranger = other.enrol_trusting("a", &authorities).await;
-    let mut peer = Peer::connect(aggregator.address, Arc::clone(&stranger.tls)).await;
-    peer.say_hello().await;
-    let (code, message) = peer.refusal().await;
-    assert_eq!(code, RefusalCode::BadCertificate);
-    assert!(message.contains("another authority"), "{message}");
-
-    aggregator.stop().await;
-    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

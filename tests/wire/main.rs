@@ -6,6 +6,7 @@
     reason = "all of this is test code, which clippy sees only in functions marked as tests"
 )]
 
+mod handshakes;
 mod hostile;
 mod identity;
 mod joining;
@@ -14,6 +15,7 @@ mod odd;
 mod pressure;
 mod redirect;
 mod rig;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
