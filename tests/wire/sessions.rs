@@ -120,8 +120,7 @@ async fn a_log_that_was_opened_again_ends_its_sessions_and_loses_nothing() {
     let disk = FaultyDisk::new();
     let authority = issuer.authority.clone();
     let storage = Arc::new(disk.clone());
-    let aggregator =
-        Aggregator::start_on(storage, Path::new("/data"), any_port(), authority).await;
+    let aggregator = Aggregator::start_on(storage, Path::new("/data"), any_port(), authority).await;
     let (agent, logs) = (Agent::new(), partition("logs-0"));
     let shipping = agent.ship(&[aggregator.address], issuer.enrol("a").await);
     let mut written = 0;

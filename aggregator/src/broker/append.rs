@@ -201,3 +201,6 @@ impl Intake {
         Verdict::Protocol(format!("{}: {message}", self.id))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,10 +17,14 @@ use crate::topics::tests::config;
 
 /// One without topics.
 pub(super) fn broker(world: &World, transport: Arc<dyn Transport>) -> Broker {
+    broker_on(FaultyDisk::new(), world, transport)
+}
+
+pub(super) fn broker_on(disk: FaultyDisk, world: &World, transport: Arc<dyn Transport>) -> Broker {
     let clock = Arc::clone(&world.parts.clock);
     let topics = Topics::open(
         config(Path::new("/data/log"), &[]),
-        Arc::new(FaultyDisk::new()),
+        Arc::new(disk),
         Arc::clone(&clock),
         Blocking::Inline,
         Telemetry::new(),
