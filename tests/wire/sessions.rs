@@ -22,6 +22,17 @@ fn encoded(message: &ToBroker) -> Vec<u8> {
     bytes
 }
 
+/// `OpenPartition` of slot 1 for partition 0 of a topic whose name no honest agent can have.
+fn opening(topic: &str) -> Vec<u8> {
+    let length = u8::try_from(topic.len()).unwrap();
+    let mut body = vec![2, 1, length];
+    body.extend(topic.as_bytes());
+    body.push(0);
+    let mut bytes = vec![u8::try_from(body.len()).unwrap()];
+    bytes.extend(body);
+    bytes
+}
+
 /// Says these bytes once the slot is open, and expects to be cut off with words that hold `words`.
 async fn check(aggregator: &Aggregator, said: &[u8], words: &str) {
     let identity = aggregator.enrol("mallory").await;
@@ -44,6 +55,9 @@ async fn what_is_asked_past_its_bounds_ends_the_session_with_a_sentence() {
     let large = ToBroker::Renew(vec![0; WIRE_CERTIFICATE_BYTES_MAX + 1]);
     check(&aggregator, &encoded(&large), "request").await;
     check(&aggregator, &encoded(&ToBroker::Hello(hello())), "Hello").await;
+    for name in ["..", "../ca", "a/b", "/etc/passwd", "a\0b", "a\n"] {
+        check(&aggregator, &opening(name), "topic name").await;
+    }
     assert!(aggregator.lines(&partition("logs-0")).await.is_empty());
     aggregator.stop().await;
 }

@@ -1,6 +1,6 @@
 use config::join::ENROL_ALPN;
 use config::join::message::{Binary, Reply, encode};
-use config::join::refusal::Code;
+use config::join::refusal::{Code, Refusal};
 use config::join::token::{JoinToken, Secret};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 
@@ -35,8 +35,7 @@ async fn a_token_that_is_over_is_refused_with_the_reason() {
         .revoke_token(&revoked.id.to_string())
         .unwrap()
         .unwrap();
-    let code =
-        |outcome: Result<_, config::join::refusal::Refusal>| outcome.map(|_| ()).unwrap_err().code;
+    let code = |outcome: Result<_, Refusal>| outcome.map(|_| ()).unwrap_err().code;
     assert_eq!(
         code(world.join(&used, &Holder::new()).await),
         Code::TokenUsedUp
@@ -88,11 +87,21 @@ async fn a_proof_is_worth_nothing_on_another_connection() {
     let overheard = request(&token, &holder, &first.client_exporter());
     world.send(first, &overheard).await.unwrap();
     let replay = world.connect(ENROL_ALPN, &Holder::new()).await;
-    assert_eq!(
-        world.send(replay, &overheard).await.unwrap_err().code,
-        Code::BadProof
-    );
+    is_a_bad_proof(&world.send(replay, &overheard).await.unwrap_err());
     assert_eq!(world.authority.tokens().unwrap()[0].uses_left, 1);
+}
+
+/// The same for a wrong secret, a replay and a relay: what is wrong, and what it can mean.
+fn is_a_bad_proof(refusal: &Refusal) {
+    assert_eq!(refusal.code, Code::BadProof);
+    let said = refusal.to_string();
+    for words in [
+        "does not fit this token and this connection",
+        "copy the token again",
+        "somebody is between you and the aggregator",
+    ] {
+        assert!(said.contains(words), "{words:?}: {said}");
+    }
 }
 
 #[tokio::test]
@@ -105,10 +114,7 @@ async fn i24_a_proof_that_is_relayed_is_refused() {
     let agents_side = between.connect(ENROL_ALPN, &victim).await;
     let said = request(&token, &victim, &agents_side.client_exporter());
     let servers_side = world.connect(ENROL_ALPN, &Holder::new()).await;
-    assert_eq!(
-        world.send(servers_side, &said).await.unwrap_err().code,
-        Code::BadProof
-    );
+    is_a_bad_proof(&world.send(servers_side, &said).await.unwrap_err());
     // Putting its own key into the request does not help it either.
     let servers_side = world.connect(ENROL_ALPN, &Holder::new()).await;
     let own_key = Holder::new().certificate_request(&CertificateParams::default());
@@ -116,10 +122,7 @@ async fn i24_a_proof_that_is_relayed_is_refused() {
         certificate_request: Binary(own_key),
         ..said
     };
-    assert_eq!(
-        world.send(servers_side, &forged).await.unwrap_err().code,
-        Code::BadProof
-    );
+    is_a_bad_proof(&world.send(servers_side, &forged).await.unwrap_err());
 }
 
 #[tokio::test]
