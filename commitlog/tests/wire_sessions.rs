@@ -422,6 +422,7 @@ fn a_refused_partition_is_asked_for_again_and_again_under_its_slot() {
     let hints = Hints {
         linger: Duration::ZERO,
         partitions: Vec::new(),
+        partitions_of_new: 3,
     };
     exchange(&mut agent, &mut broker);
     broker.accept(vec![accepted(), refused()], hints).unwrap();

@@ -72,6 +72,7 @@ async fn a_conflict_is_heard_although_its_stream_was_closed_first() {
     let hints = Hints {
         linger: Duration::from_millis(1),
         partitions: Vec::new(),
+        partitions_of_new: 0,
     };
     played.session.accept(vec![opened], hints).unwrap();
     played.say().await;

@@ -56,10 +56,7 @@ async fn what_a_log_lost_before_it_was_opened_again_is_never_told_durable() {
         sequence: Sequence::ZERO,
     };
     shared.session().stream(header).unwrap();
-    intake
-        .append(batch(1, 0, 3).to_vec(), &shared)
-        .await
-        .unwrap();
+    intake.append(batch(1, 0, 3), &shared).await.unwrap();
     assert!(intake.stands() && !intake.is_settled());
 
     disk.plan(disk.calls(), Fault::Io);
@@ -69,13 +66,16 @@ async fn what_a_log_lost_before_it_was_opened_again_is_never_told_durable() {
     assert!(!intake.stands(), "the log was not opened again");
     let other = ProducerId::new(2).unwrap();
     let generation = intake.partition.producer(other).await.unwrap().generation;
-    let appended = intake.partition.append(generation, batch(2, 0, 9)).await;
+    let appended = intake
+        .partition
+        .append(generation, &mut batch(2, 0, 9))
+        .await;
     topics.sync_dirty();
     let durable = *intake.partition.durable().borrow();
     assert!(durable.get() >= 9, "{:?} {durable}", appended.unwrap());
     assert!(!intake.settle(durable, &shared));
     assert!(!intake.is_settled());
     // Nor can it go on: what it sends next would follow what is not there.
-    let next = intake.append(batch(1, 3, 1).to_vec(), &shared).await;
+    let next = intake.append(batch(1, 3, 1), &shared).await;
     assert!(matches!(next, Err(Verdict::StartOver(_))), "{next:?}");
 }
