@@ -30,7 +30,8 @@ mod sync;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -136,8 +137,12 @@ struct Inner {
     changed: watch::Sender<u64>,
     hints: watch::Sender<Duration>,
     unsynced_bytes: Arc<AtomicUsize>,
-    /// Told when there may be room again.
-    on_room: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Called when what somebody waits for may have come.
+    on_change: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Whether somebody waits.
+    is_awaited: AtomicBool,
+    /// Something was acknowledged that is not saved.
+    is_acknowledged_news: AtomicBool,
     _lock: Lock,
 }
 
@@ -184,9 +189,15 @@ impl Spool {
     /// How many partitions a topic has, or gets when it is first written, as far as an aggregator has
     /// told.
     pub fn partition_count(&self, topic: &TopicName) -> Option<u32> {
-        let meta = &self.state().meta;
-        let known = meta.partitions.get(topic).copied();
-        known.or_else(|| (meta.partitions_of_new > 0).then_some(meta.partitions_of_new))
+        let told = || {
+            let meta = &self.state().meta;
+            let known = meta.partitions.get(topic).copied();
+            known.or_else(|| (meta.partitions_of_new > 0).then_some(meta.partitions_of_new))
+        };
+        told().or_else(|| {
+            self.expect_change();
+            told()
+        })
     }
 
     /// What of a partition is spooled; nothing where the partition is not known.
@@ -246,9 +257,14 @@ impl Spool {
         let Some(partition) = self.partition(of) else {
             return;
         };
-        if partition.acknowledge(upto) {
+        if !partition.acknowledge(upto) {
+            return;
+        }
+        // Saving and trimming have time, unless reading waits for room: the first acknowledgement since
+        // the last saving wakes the sync thread, which then looks by itself.
+        let was_news = self.inner.is_acknowledged_news.swap(true, SeqCst);
+        if !was_news || self.is_full() {
             self.inner.signal.raise();
-            self.room_may_be_back();
         }
     }
 
@@ -296,7 +312,7 @@ impl Spool {
         }
         self.state().meta = meta;
         drop(writing);
-        self.room_may_be_back();
+        self.tell_change();
     }
 
     /// Where the next batch of a partition begins; the partition is created on first use.
@@ -315,22 +331,37 @@ impl Spool {
         positions: &mut Vec<Placed>,
     ) -> Result<Taken> {
         let partition = self.partition_or_create(to)?;
-        if self.is_full() {
-            return Ok(Taken::Wait);
-        }
         let batch_bytes = batch.len() as u64;
         let now = (self.inner.clock)();
-        let taken = partition.append(batch, self.owner(), now, || {
-            let mut table = self.table();
-            for placed in positions.drain(..) {
-                table.put(placed);
+        let mut append = || {
+            if self.is_full() {
+                return Ok(Taken::Wait);
             }
-        })?;
+            partition.append(batch, self.owner(), now, || {
+                let mut table = self.table();
+                for placed in positions.drain(..) {
+                    table.put(placed);
+                }
+            })
+        };
+        let mut taken = append()?;
+        if taken == Taken::Wait {
+            self.expect_change();
+            taken = append()?;
+        }
         if taken == Taken::Yes {
             self.state().snapshot.bytes_written += batch_bytes;
             self.inner.signal.raise();
         }
         Ok(taken)
+    }
+
+    /// Whether more may be read. Where not, a change is awaited.
+    pub fn has_room(&self) -> bool {
+        !self.is_full() || {
+            self.expect_change();
+            !self.is_full()
+        }
     }
 
     /// Whether the spool is at its limit of disk. Discovery goes on, reading does not. What is
@@ -395,9 +426,13 @@ impl Spool {
         Notes(notes)
     }
 
-    /// Whether these notes are durable.
+    /// Whether these notes are durable. Where not, a change is awaited.
     pub fn is_saved(&self, notes: Notes) -> bool {
-        self.state().snapshot.notes_saved > notes.0
+        let is_saved = || self.state().snapshot.notes_saved > notes.0;
+        is_saved() || {
+            self.expect_change();
+            is_saved()
+        }
     }
 
     /// Counts what is gone and cannot be delivered.
@@ -418,9 +453,10 @@ impl Spool {
         self.table().losses.clone()
     }
 
-    /// Has `wake` called whenever there may be room again.
-    pub fn on_room(&self, wake: Arc<dyn Fn() + Send + Sync>) {
-        *lock(&self.inner.on_room) = Some(wake);
+    /// Has `wake` called once what was asked for and not there may have come: room, notes on disk, a
+    /// number of partitions.
+    pub fn on_change(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        *lock(&self.inner.on_change) = Some(wake);
     }
 
     /// The directory of the spool.
@@ -457,8 +493,18 @@ impl Spool {
         self.inner.signal.raise();
     }
 
-    fn room_may_be_back(&self) {
-        let wake = lock(&self.inner.on_room).clone();
+    /// The next change is told. To be called before what is waited for is looked at a last time, so that
+    /// no change can come between.
+    fn expect_change(&self) {
+        self.inner.is_awaited.store(true, SeqCst);
+    }
+
+    /// What somebody waits for may have come.
+    fn tell_change(&self) {
+        if !self.inner.is_awaited.swap(false, SeqCst) {
+            return;
+        }
+        let wake = lock(&self.inner.on_change).clone();
         if let Some(wake) = wake {
             wake();
         }

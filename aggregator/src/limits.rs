@@ -40,7 +40,7 @@ pub const SYNC_THREADS: usize = 8;
 pub const SYNC_BUSY_BYTES: usize = 128 * 1024;
 
 /// The rest of a partition after a large fsync.
-pub const SYNC_REST: Duration = Duration::from_millis(5);
+pub const SYNC_REST: Duration = Duration::from_millis(10);
 
 /// A write into the page cache that takes longer than this has waited for the disk, or for a processor
 /// that is busy elsewhere. The kernel throttles writers by tens of milliseconds at a time.

@@ -81,7 +81,7 @@ pub fn spawn(
     failed: CancellationToken,
 ) -> io::Result<JoinHandle<Pipeline>> {
     let wake = waker.clone();
-    pipeline.spool().on_room(Arc::new(move || wake.wake()));
+    pipeline.spool().on_change(Arc::new(move || wake.wake()));
     std::thread::Builder::new()
         .name("data".to_owned())
         .spawn(move || {

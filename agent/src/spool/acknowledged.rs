@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
@@ -48,20 +49,12 @@ impl Saved {
 }
 
 impl Spool {
-    /// Whether the file lags behind what is acknowledged.
-    pub(super) fn is_acknowledged_news(&self) -> bool {
-        let state = self.state();
-        state.partitions.iter().any(|(name, partition)| {
-            let saved = state.saved.offsets.get(name).copied().unwrap_or_default();
-            saved != partition.acknowledged()
-        })
-    }
-
     /// Saves what is acknowledged, if that is news and the last time was long enough ago. Whether it did.
     pub(super) fn save_acknowledged_when_due(&self) -> bool {
         let now = (self.inner.clock)().0;
         let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
-        if waited < ACKNOWLEDGED_EVERY_MS || !self.is_acknowledged_news() {
+        let is_news = self.inner.is_acknowledged_news.load(SeqCst);
+        if waited < ACKNOWLEDGED_EVERY_MS || !is_news {
             return false;
         }
         self.save_acknowledged()
@@ -69,6 +62,7 @@ impl Spool {
 
     /// Saves what is acknowledged; whether the disk took it. A failure is said and tried again.
     pub(super) fn save_acknowledged(&self) -> bool {
+        self.inner.is_acknowledged_news.store(false, SeqCst);
         let offsets = of_all(&self.state().partitions);
         let path = self.inner.dir.join(open::ACKNOWLEDGED);
         let written = write_atomically(&*self.inner.storage, &path, &encode(&offsets));
@@ -81,6 +75,7 @@ impl Spool {
                 true
             }
             Err(error) => {
+                self.inner.is_acknowledged_news.store(true, SeqCst);
                 let failure = Some(error.to_string());
                 if state.saved.failure != failure {
                     tracing::warn!(path = %path.display(), %error, "acknowledgements are not saved");

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
 use commitlog::batch::header::BatchHeader;
 use commitlog::batch::records::Decompressor;
@@ -103,14 +103,13 @@ impl Spool {
                     saved: Saved::holding(acknowledged.clone()),
                 }),
                 table: Mutex::new(table),
-                signal: Signal {
-                    raised: Mutex::new(false),
-                    condvar: Condvar::new(),
-                },
+                signal: Signal::default(),
                 changed: watch::Sender::new(0),
                 hints: watch::Sender::new(LINGER_DEFAULT),
                 unsynced_bytes,
-                on_room: Mutex::new(None),
+                on_change: Mutex::new(None),
+                is_awaited: AtomicBool::new(false),
+                is_acknowledged_news: AtomicBool::new(false),
                 _lock: lock,
             }),
         };

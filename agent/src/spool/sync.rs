@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use commitlog::error::{Error, Result};
@@ -94,7 +95,7 @@ impl Spool {
         let waiting = synced.failed
             || self.state().snapshot.noted
             || self.is_full()
-            || self.is_acknowledged_news()
+            || self.inner.is_acknowledged_news.load(SeqCst)
             || partitions.values().any(|partition| {
                 partition.trimmable().disk_bytes > self.inner.config.segment_bytes
             });
@@ -205,7 +206,7 @@ impl Spool {
             Ok(()) => {
                 self.state().snapshot.notes_saved = capture.notes;
                 // Who waited for it reads now.
-                self.room_may_be_back();
+                self.tell_change();
                 for (name, partition) in partitions {
                     if let Some(&upto) = capture.folded.get(name) {
                         partition.folded(upto);
@@ -233,7 +234,7 @@ impl Spool {
         }
         if synced.anything {
             self.inner.changed.send_modify(|version| *version += 1);
-            self.room_may_be_back();
+            self.tell_change();
         }
         synced
     }
@@ -271,7 +272,7 @@ impl Spool {
         }
         if worked {
             self.state().snapshot.trimmed_at_ms = now.0;
-            self.room_may_be_back();
+            self.tell_change();
         }
         worked
     }

@@ -3,6 +3,7 @@
 mod bounds;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use commitlog::batch::header::verify;
@@ -208,6 +209,37 @@ fn i18_a_full_spool_stops_reading_and_goes_on_by_itself() {
         .collect();
     assert_eq!(seen, lines);
     assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_change_is_told_only_to_who_waits_for_one() {
+    let mut world = World::new();
+    world.spool_config.bytes_max = 4096;
+    world.spool_config.segment_bytes = 1024;
+    let spool = world.open_spool();
+    let told = Arc::new(AtomicUsize::new(0));
+    spool.on_change({
+        let told = Arc::clone(&told);
+        Arc::new(move || {
+            told.fetch_add(1, Ordering::Relaxed);
+        })
+    });
+    let told = || told.swap(0, Ordering::Relaxed);
+    let to = logs(0);
+    let noise = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[2];
+    let value: Vec<u8> = (1..700).map(noise).collect();
+    while append(&spool, &to, &value) == Taken::Yes {
+        sync(&spool);
+        assert_eq!(told(), 0, "nobody waits");
+    }
+    assert!(!spool.has_room());
+    sync(&spool);
+    assert_eq!(told(), 0, "nothing has changed");
+    spool.acknowledge(&to, spool.range(&to).durable_end);
+    world.pass(Duration::from_secs(1));
+    sync(&spool);
+    assert_eq!(told(), 1);
+    assert!(spool.has_room());
 }
 
 #[test]
