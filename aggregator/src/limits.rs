@@ -48,7 +48,7 @@ pub const APPEND_IN_PLACE_MAX: Duration = Duration::from_millis(10);
 
 /// How long appends run on threads of their own after one that waited, in milliseconds: what throttles
 /// writes lasts about as long as the disk needs for what is dirty.
-pub const APPEND_APART_MS: i64 = 1_000;
+pub const APPEND_APART_MS: u64 = 1_000;
 
 /// Threads that open partitions at start and close them at the end; each waits for the disk most of
 /// the time.

@@ -12,7 +12,6 @@ use commitlog::wire::message::Slot;
 
 use super::credit::Counted;
 use super::session::{Shared, Verdict};
-use crate::limits::CREDIT_WINDOW_MIN;
 use crate::topics::{Generation, Partition};
 
 /// A slot that was accepted.
@@ -163,8 +162,7 @@ impl Intake {
         let window = shared.broker.budget.window();
         let mut session = shared.session();
         let left = session.credit_left(self.slot);
-        let is_due = left < (window / 2).max(CREDIT_WINDOW_MIN / 2)
-            && !shared.broker.topics.disk().is_zero();
+        let is_due = left < window / 2 && !shared.broker.topics.disk().is_zero();
         if is_due {
             session.grant(self.slot, window);
         }

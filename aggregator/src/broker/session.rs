@@ -278,12 +278,14 @@ impl Driver {
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
-                ended = &mut self.reading => return Err(reading_ended(ended)),
-                _ = tick.tick() => self.tick()?,
-                () = stopped(tenure) => return Err(shared.fenced()),
+                // Before the reader, which ends for the same reason: the agent is to be told what is
+                // durable.
                 () = shared.broker.shutdown.cancelled() => {
                     return Err(Verdict::StartOver("the aggregator stops".to_owned()));
                 }
+                ended = &mut self.reading => return Err(reading_ended(ended)),
+                _ = tick.tick() => self.tick()?,
+                () = stopped(tenure) => return Err(shared.fenced()),
                 read = self.control.read() => {
                     let bytes = read?;
                     let now = shared.now();

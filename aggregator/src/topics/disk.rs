@@ -32,8 +32,8 @@ pub(super) struct DiskGauge {
     credit: watch::Sender<DiskCredit>,
     /// Credits stay zero until then, whatever the free bytes say.
     refused_until_ms: AtomicI64,
-    /// Until then a write may wait for the disk.
-    slow_until_ms: AtomicI64,
+    /// When a write waited for the disk last.
+    slow_at_ms: AtomicI64,
     /// Whether it was said that the disk is full: each change is said once.
     said_full: AtomicBool,
 }
@@ -44,7 +44,7 @@ impl DiskGauge {
             // Until the first check nobody may send.
             credit: watch::Sender::new(DiskCredit(0)),
             refused_until_ms: AtomicI64::new(i64::MIN),
-            slow_until_ms: AtomicI64::new(i64::MIN),
+            slow_at_ms: AtomicI64::new(i64::MIN),
             said_full: AtomicBool::new(false),
         }
     }
@@ -63,14 +63,15 @@ impl DiskGauge {
     /// A write took `time`.
     pub(super) fn wrote(&self, time: Duration, now: Timestamp) {
         if time > APPEND_IN_PLACE_MAX {
-            let until = now.0.saturating_add(APPEND_APART_MS);
-            self.slow_until_ms.store(until, Ordering::Relaxed);
+            self.slow_at_ms.store(now.0, Ordering::Relaxed);
         }
     }
 
-    /// Whether writes have waited for the disk a moment ago.
-    pub(super) fn is_slow(&self, now: Timestamp) -> bool {
-        now.0 < self.slow_until_ms.load(Ordering::Relaxed)
+    /// Whether a write may wait: one has a moment ago, or the disk is full.
+    pub(super) fn may_wait(&self, now: Timestamp) -> bool {
+        // A wall clock that is set back must not make the moment last.
+        let slow_at = self.slow_at_ms.load(Ordering::Relaxed);
+        now.0.abs_diff(slow_at) < APPEND_APART_MS || self.credit().is_zero()
     }
 
     fn set(&self, credit: DiskCredit) {

@@ -67,8 +67,8 @@ impl Partition {
         &self.id
     }
 
-    /// Appends one whole batch whose CRC the caller has verified, and which is patched. `generation` is the one that
-    /// [`Partition::producer`] told.
+    /// Appends one whole batch whose CRC the caller has verified; its offset is written into it.
+    /// `generation` is the one that [`Partition::producer`] told.
     ///
     /// Errors tell what to do: `Retry`, the disk is full, the same batch may be offered later;
     /// `Closed`, batches that were appended and not yet durable may be gone, so the session must
@@ -83,8 +83,9 @@ impl Partition {
         }
         let (partition, mut moved) = (Arc::clone(self), std::mem::take(batch));
         let append = move || {
+            let now = (partition.shared.clock)();
             let state = partition.lock_writer();
-            let appended = partition.append_now(state, generation, &mut moved);
+            let appended = partition.append_now(state, generation, &mut moved, now);
             (appended, moved)
         };
         let appended;
@@ -194,7 +195,7 @@ impl Partition {
         batch: &mut [u8],
     ) -> Option<Result<Appended>> {
         let now = (self.shared.clock)();
-        if self.shared.disk.is_slow(now) {
+        if self.shared.disk.may_wait(now) {
             return None;
         }
         let mut state = self.writer.try_lock().ok()?;
@@ -204,10 +205,7 @@ impl Partition {
         if !log.only_writes(batch, now) {
             return None;
         }
-        let began = Instant::now();
-        let appended = self.append_now(state, generation, batch);
-        self.shared.disk.wrote(began.elapsed(), now);
-        Some(appended)
+        Some(self.append_now(state, generation, batch, now))
     }
 
     fn append_now(
@@ -215,14 +213,16 @@ impl Partition {
         mut state: MutexGuard<'_, WriterState>,
         generation: Generation,
         batch: &mut [u8],
+        now: Timestamp,
     ) -> Result<Appended> {
-        let now = (self.shared.clock)();
         let at = state.generation;
         let log = match &mut state.writer {
             Writer::Open(log) if at == generation => log,
             _ => return Err(self.opened_again()),
         };
+        let began = Instant::now();
         let result = log.append(batch, now);
+        self.shared.disk.wrote(began.elapsed(), now);
         match result {
             Ok(appended) => {
                 drop(state);

@@ -35,13 +35,24 @@ pub(super) struct DirtyQueue {
     state: Mutex<QueueState>,
     /// Wakes a sync thread.
     wake: Condvar,
+    /// Ends a sync thread's rest.
+    rest: Condvar,
     /// Wakes the task that stands in for the threads in the simulation.
     notify: Notify,
 }
 
 struct QueueState {
     waiting: VecDeque<Arc<Partition>>,
+    /// Sync threads that have nothing to do.
+    idle: usize,
     closed: bool,
+}
+
+impl QueueState {
+    /// Whether a partition waits that no idle thread takes.
+    fn is_short_of_threads(&self) -> bool {
+        self.waiting.len() > self.idle
+    }
 }
 
 impl DirtyQueue {
@@ -49,16 +60,24 @@ impl DirtyQueue {
         DirtyQueue {
             state: Mutex::new(QueueState {
                 waiting: VecDeque::new(),
+                idle: 0,
                 closed: false,
             }),
             wake: Condvar::new(),
+            rest: Condvar::new(),
             notify: Notify::new(),
         }
     }
 
     pub(super) fn push(&self, partition: Arc<Partition>) {
-        lock(&self.state).waiting.push_back(partition);
+        let mut state = lock(&self.state);
+        state.waiting.push_back(partition);
+        let is_short = state.is_short_of_threads();
+        drop(state);
         self.wake.notify_one();
+        if is_short {
+            self.rest.notify_one();
+        }
         self.notify.notify_one();
     }
 
@@ -80,16 +99,26 @@ impl DirtyQueue {
             if state.closed {
                 return None;
             }
+            state.idle += 1;
             state = self
                 .wake
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
+    }
+
+    /// Waits for a moment, unless this thread is needed.
+    fn rest(&self) {
+        let state = lock(&self.state);
+        let is_free = |state: &mut QueueState| !state.closed && !state.is_short_of_threads();
+        drop(self.rest.wait_timeout_while(state, SYNC_REST, is_free));
     }
 
     fn set_closed(&self, closed: bool) {
         lock(&self.state).closed = closed;
         self.wake.notify_all();
+        self.rest.notify_all();
     }
 }
 
@@ -132,20 +161,17 @@ impl Topics {
                 .spawn(move || {
                     let _until_it_ends = alive;
                     while let Some(partition) = topics.shared.dirty.wait() {
-                        partition.sync(rest);
+                        partition.sync(|bytes| {
+                            if bytes >= SYNC_BUSY_BYTES {
+                                topics.shared.dirty.rest();
+                            }
+                        });
                     }
                 })
                 .map_err(|error| Error::io("cannot start a sync thread", error))?;
             threads.threads.push(thread);
         }
         Ok(threads)
-    }
-}
-
-/// Keeps a partition that gets much from being fsynced at once again.
-fn rest(synced_bytes: usize) {
-    if synced_bytes >= SYNC_BUSY_BYTES {
-        std::thread::sleep(SYNC_REST);
     }
 }
 
