@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use commitlog::batch::header::BatchHeader;
 use commitlog::id::{Offset, Timestamp};
-use commitlog::log::partition::{LogConfig, Outcome, PartitionLog};
+use commitlog::log::partition::{LogConfig, Outcome, PartitionLog, SyncJob};
 use commitlog::log::reader::{LogReader, Until};
 use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
@@ -45,6 +45,46 @@ fn read_all(reader: &LogReader) -> Vec<Vec<u8>> {
         }
         next = slice.next;
     }
+}
+
+#[test]
+fn segments_are_sealed_while_a_sync_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    let (jobs, waiting) = std::sync::mpsc::sync_channel(0);
+    let (done, results) = std::sync::mpsc::channel();
+    let syncing = std::thread::spawn(move || {
+        for job in waiting {
+            let job: SyncJob = job;
+            done.send(job.run()).unwrap();
+        }
+    });
+    let mut expected = Vec::new();
+    let mut runs = false;
+    // Every segment holds about eight; its first sync makes a mark, and so does its sealing.
+    for mut batch in batches(1, 2000, 3, 100) {
+        log.append(&mut batch, NOW).unwrap();
+        expected.push(batch);
+        if let Ok(result) = results.try_recv() {
+            log.finish_sync(result).unwrap();
+            runs = false;
+        }
+        if !runs && let Some(job) = log.start_sync() {
+            jobs.send(job).unwrap();
+            runs = true;
+        }
+    }
+    drop(jobs);
+    syncing.join().unwrap();
+    if runs {
+        log.finish_sync(results.recv().unwrap()).unwrap();
+    }
+    log.close().unwrap();
+    let log = open(dir.path());
+    assert_eq!(read_all(&log.reader()), expected);
+    let left = Disk.list(dir.path()).unwrap().into_iter();
+    let left: Vec<_> = left.map(|it| it.name.into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.contains(".tmp")), "{left:?}");
 }
 
 #[test]

@@ -229,9 +229,7 @@ impl Flush {
             Err(error) if error.kind == ErrorKind::Retry => return Ok(flushed),
             Err(error) => return Err(error),
         }
-        let marked = self
-            .harden(shared)
-            .and_then(|mark| store_mark(shared, mark));
+        let marked = self.alone(shared, || store_mark(shared, self.harden(shared)?));
         match marked {
             Ok(end) => flushed.marked = end.map(|end| (self.log_bytes, end)),
             Err(error) if error.kind == ErrorKind::Retry => {}
@@ -245,7 +243,17 @@ impl Flush {
     pub(super) fn run_hardened(&self, shared: &Shared) -> Result<Option<Mark>> {
         self.sync(shared, &self.log, FileKind::Log)?;
         self.write_index(shared)?;
-        self.harden(shared)
+        self.alone(shared, || self.harden(shared))
+    }
+
+    /// Hardens, unless a later flush has.
+    fn alone<T>(
+        &self,
+        shared: &Shared,
+        harden: impl FnOnce() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let done = shared.hardening(self.base, self.log_bytes, harden)?;
+        Ok(done.flatten())
     }
 
     fn write_index(&self, shared: &Shared) -> Result<()> {

@@ -26,6 +26,9 @@ pub(super) struct Shared {
     state: RwLock<State>,
     /// The sealed segments that were read last, the latest at the end.
     loaded: Mutex<Vec<Arc<Sealed>>>,
+    /// How far the files beside the log have been hardened: a segment's base, and its bytes. Held while
+    /// that is done: an append that seals a segment does it beside a sync job.
+    hardened: Mutex<(Offset, u64)>,
 }
 
 /// Where the log begins and ends, and its segments.
@@ -88,7 +91,25 @@ impl Shared {
             checkpoint,
             state: RwLock::new(state),
             loaded: Mutex::default(),
+            hardened: Mutex::new((Offset::ZERO, 0)),
         }
+    }
+
+    /// Runs `harden`, for a segment up to so many bytes, alone. `None` when it came too late: a later one
+    /// has done it all.
+    pub(super) fn hardening<T>(
+        &self,
+        base: Offset,
+        bytes: u64,
+        harden: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>> {
+        let mut hardened = self.hardened.lock().unwrap_or_else(PoisonError::into_inner);
+        if (base, bytes) < *hardened {
+            return Ok(None);
+        }
+        let done = harden()?;
+        *hardened = (base, bytes);
+        Ok(Some(done))
     }
 
     pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
