@@ -13,10 +13,13 @@ use agent::producer::{Identity, Producer, ShipConfig};
 use aggregator::identity::acl::TopicAcl;
 use aggregator::identity::tokens::NewToken;
 use commitlog::id::Timestamp;
+use commitlog::wire::message::RefusalCode;
+use commitlog::wire::producer::{Ending, ProducerEvent};
 use config::join::token::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::any_port;
+use crate::hostile::Peer;
 use crate::network::Firewall;
 use crate::rig::{Agent, Aggregator, assert_lines, numbered_lines, partition, until};
 
@@ -102,6 +105,37 @@ async fn a_host_joins_by_token_ships_and_renews() {
         listed.iter().any(|row| row.id == told.agent),
         "identity comes from the certificate"
     );
+    aggregator.stop().await;
+}
+
+/// Its session knew only what its certificate said when it began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_again_with_other_topics_ends_the_session_that_had_the_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let host = dir.path().join("agent");
+    joined(&token(&aggregator, "*"), &host, Arc::new(SystemTransport)).await;
+    let shown = ClientIdentity::load(&host, None, system_clock()).unwrap();
+    let mut peer = Peer::connect(aggregator.address, shown.tls()).await;
+    peer.open().await;
+    let narrow = token(&aggregator, "web-*");
+    joined(&narrow, &host, Arc::new(SystemTransport)).await;
+    let why = loop {
+        if let ProducerEvent::Ended(Ending::Goodbye(why)) = peer.event().await {
+            break why;
+        }
+    };
+    assert!(why.contains("may write other topics"), "{why}");
+
+    // The old certificate is as good as the new one, and no better.
+    let mut peer = Peer::connect(aggregator.address, shown.tls()).await;
+    peer.say_hello().await;
+    let refused = loop {
+        if let ProducerEvent::SlotRefused(_, refused) = peer.event().await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code, RefusalCode::TopicForbidden);
     aggregator.stop().await;
 }
 

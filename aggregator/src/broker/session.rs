@@ -323,6 +323,10 @@ impl Driver {
                 refused.to_string(),
             )));
         }
+        if authority.is_granted_otherwise(&self.identity) {
+            let why = "it has joined again, and may write other topics";
+            return Err(Verdict::StartOver(why.to_owned()));
+        }
         let now = self.shared.now();
         let mut session = self.shared.session();
         session

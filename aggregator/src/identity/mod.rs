@@ -217,6 +217,14 @@ impl Authority {
         Ok(())
     }
 
+    /// Whether an agent that connected a while ago has since been granted other topics: its session
+    /// goes by those it began with.
+    pub fn is_granted_otherwise(&self, agent: &AgentIdentity) -> bool {
+        let grants = self.grants();
+        let granted = grants.get(&agent.id);
+        granted.is_some_and(|topics| *topics != agent.topics)
+    }
+
     /// The revoked agents, now and at each change: their open connections must end.
     pub fn revoked_agents(&self) -> watch::Receiver<Arc<HashSet<AgentId>>> {
         self.denied.subscribe()

@@ -262,6 +262,9 @@ async fn joining_again_with_fewer_topics_takes_them_from_older_certificates_too(
     // The old certificate, on its next connection; and one that a session asks for which began before.
     let old = world.authority.peer(&shown.chain).unwrap();
     assert_eq!(old.topics.patterns(), ["web-*"]);
+    // A session that is open starts over, once.
+    assert!(world.authority.is_granted_otherwise(&before));
+    assert!(!world.authority.is_granted_otherwise(&old));
     let csr = shown.certificate_request(&CertificateParams::default());
     let renewed = world.authority.renew(&before, &csr).await.unwrap();
     let chain = [renewed.certificates[0].clone().into()];
