@@ -201,7 +201,7 @@ async fn more_than_the_credit_is_not_taken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hellos_that_cannot_be_served_are_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let aggregator = Aggregator::start(dir.path(), any_port()).await;
+    let aggregator = Aggregator::start_configured(dir.path(), &[("configured", 1)]).await;
     let identity = aggregator.enrol("a").await;
     let mut peer = Peer::connect(aggregator.address, Arc::clone(&identity.tls)).await;
     let mut bytes = Vec::new();
@@ -215,10 +215,10 @@ async fn hellos_that_cannot_be_served_are_answered() {
     assert_eq!(code, RefusalCode::Version);
     assert!(message.contains("upgrade"), "{message}");
 
-    // A topic's partition that does not exist is refused alone.
+    // A partition that a configured topic does not have is refused alone.
     let mut peer = Peer::connect(aggregator.address, Arc::clone(&identity.tls)).await;
     let both = Hello {
-        partitions: vec![partition("logs-0"), partition("logs-99")],
+        partitions: vec![partition("logs-0"), partition("configured-99")],
         ..hello()
     };
     peer.session = ProducerSession::new(both, Liveness::Transport, Duration::ZERO).unwrap();
@@ -237,7 +237,7 @@ async fn hellos_that_cannot_be_served_are_answered() {
             _ => {}
         }
     }
-    assert!(told[1].contains("4 partitions"), "{told:?}");
+    assert!(told[1].contains("write partitions: 100"), "{told:?}");
     aggregator.stop().await;
 }
 

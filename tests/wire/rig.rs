@@ -82,15 +82,35 @@ impl Aggregator {
         at: SocketAddr,
         authority: Authority,
     ) -> Aggregator {
+        Aggregator::start_whole(storage, dir, at, (authority, &[])).await
+    }
+
+    /// One with topics in its configuration.
+    pub(crate) async fn start_configured(dir: &Path, topics: &[(&str, u32)]) -> Aggregator {
+        let meta = Meta::open(Arc::new(Disk), &dir.join("meta.redb")).unwrap();
+        let authority = Authority::open(dir, Arc::new(meta), &Parts::real()).unwrap();
+        let at = crate::any_port();
+        Aggregator::start_whole(Arc::new(Disk), dir, at, (authority, topics)).await
+    }
+
+    async fn start_whole(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        at: SocketAddr,
+        (authority, topics): (Authority, &[(&str, u32)]),
+    ) -> Aggregator {
         let parts = Parts::real();
         let telemetry = Telemetry::new();
+        let topic = |partitions| TopicConfig {
+            partitions,
+            log: LogConfig::default(),
+        };
+        let topics = topics.iter();
+        let topics = topics.map(|(name, count)| (name.parse().unwrap(), topic(*count)));
         let config = TopicsConfig {
             log_dir: dir.join("log"),
-            topics: std::collections::BTreeMap::default(),
-            defaults: TopicConfig {
-                partitions: 4,
-                log: LogConfig::default(),
-            },
+            topics: topics.collect(),
+            defaults: topic(4),
             disk_high_water_percent: 90,
             partitions_max: 10_000,
         };

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use commitlog::error::{Error, Result};
 use commitlog::id::{TopicName, TopicPartition};
+use commitlog::limits::PARTITIONS_MAX;
 use commitlog::storage::EntryKind;
 
 use super::fan_out::fan_out;
@@ -122,41 +123,79 @@ fn open_partitions(shared: &Arc<Shared>, ids: &[TopicPartition]) -> Vec<Arc<Part
     })
 }
 
-/// Makes the topic of `id` if it does not exist and `id` is within its count.
+/// Makes the partition of `id`, with its topic and what lies below it.
+///
+/// A topic that is configured gets its count and never more. Any other gets the default count, or as
+/// many as an agent needs: it placed its files when the default was higher, or on another aggregator's
+/// word, and its lines have no other place to go.
 pub(super) fn create(topics: &Topics, id: &TopicPartition) -> Result<Arc<Partition>> {
-    let _one_at_a_time = lock(&topics.creation);
+    let mut refused = lock(&topics.creation);
     if let Some(partition) = topics.existing(id) {
         return Ok(partition);
     }
-    let (existing_count, total) = {
+    let (has, total) = {
         let table = read_lock(&topics.table);
         let total: usize = table.values().map(|topic| topic.partitions.len()).sum();
         (table.get(&id.topic).map(count), total)
     };
     let shared = &topics.shared;
-    let wanted = shared.config.topic(&id.topic).partitions;
-    let has = existing_count.unwrap_or(wanted);
-    if id.partition >= has {
-        return Err(Error::input(format!(
-            "topic {} has {has} partitions, numbered from 0; there is no partition {}",
-            id.topic, id.partition
-        )));
+    let usual = shared.config.topic(&id.topic).partitions;
+    let needed = id.partition.saturating_add(1);
+    let is_configured = shared.config.topics.contains_key(&id.topic);
+    let wanted = if is_configured {
+        has.unwrap_or(usual)
+    } else {
+        has.unwrap_or(usual).max(needed)
+    };
+    if id.partition >= wanted.min(PARTITIONS_MAX) {
+        let why = too_few(id, wanted);
+        // Agents ask again and again; an operator reads it once.
+        if is_configured && refused.get(&id.topic).is_none_or(|&most| most < needed) {
+            refused.insert(id.topic.clone(), needed);
+            tracing::warn!("{why}");
+        }
+        return Err(Error::input(why));
     }
-    if total + wanted as usize > shared.config.partitions_max {
+    let has = has.unwrap_or(0);
+    if total + (wanted - has) as usize > shared.config.partitions_max {
         let most = shared.config.partitions_max;
         return Err(Error::input(no_room(&id.topic, total, most)));
     }
-    let counts = BTreeMap::from([(id.topic.clone(), wanted)]);
-    let made = open_topics(shared, &counts);
-    tracing::info!(topic = %id.topic, partitions = wanted, "topic made");
-    topics
-        .table
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .extend(made);
+    grow(topics, &id.topic, has, wanted);
     topics
         .existing(id)
         .ok_or_else(|| Error::input(format!("there is no partition {id}")))
+}
+
+fn too_few(id: &TopicPartition, has: u32) -> String {
+    let TopicPartition { topic, partition } = id;
+    let needed = partition.saturating_add(1);
+    if needed > PARTITIONS_MAX {
+        return format!(
+            "there is no partition {id}: a topic has at most {PARTITIONS_MAX}, numbered from 0"
+        );
+    }
+    format!(
+        "topic {topic} is configured with {has} partitions, numbered from 0, and an agent has placed \
+         lines on partition {partition}: write partitions: {needed} for topic {topic} and restart the \
+         aggregator"
+    )
+}
+
+/// Makes the partitions that the topic lacks, and the topic itself if it has none.
+fn grow(topics: &Topics, topic: &TopicName, has: u32, wanted: u32) {
+    let shared = &topics.shared;
+    let missing: Vec<_> = partitions_of(topic, wanted)
+        .take((wanted - has) as usize)
+        .collect();
+    let made = in_order(open_partitions(shared, &missing).into_iter());
+    tracing::info!(%topic, partitions = wanted, before = has, "topic made or grown");
+    let mut table = topics.table.write().unwrap_or_else(PoisonError::into_inner);
+    let grown = table.entry(topic.clone()).or_insert_with(|| Topic {
+        config: shared.config.topic(topic).clone(),
+        partitions: Vec::new(),
+    });
+    grown.partitions.extend(made);
 }
 
 /// How many partitions the topic has.

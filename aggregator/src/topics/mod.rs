@@ -72,8 +72,10 @@ pub struct TopicConfig {
 pub struct Topics {
     shared: Arc<Shared>,
     table: Arc<RwLock<BTreeMap<TopicName, Topic>>>,
-    /// Held while a topic is made, so that two first uses do not race to open one directory.
-    creation: Arc<Mutex<()>>,
+    /// Held while a topic is made, so that two first uses do not race to open one directory. Holds the
+    /// configured topics of which more partitions were asked for than they have, and how many: what was
+    /// logged of them.
+    creation: Arc<Mutex<BTreeMap<TopicName, u32>>>,
 }
 
 /// What all partitions share.
@@ -152,7 +154,7 @@ impl Topics {
         let topics = Topics {
             shared,
             table: Arc::new(RwLock::new(table)),
-            creation: Arc::new(Mutex::new(())),
+            creation: Arc::default(),
         };
         topics.check_disk();
         Ok(topics)
@@ -168,7 +170,8 @@ impl Topics {
             .cloned()
     }
 
-    /// The partition; makes its topic on first use, with the configured count or the default one.
+    /// The partition; makes its topic on first use, with the configured count or, when it is not
+    /// configured, the default one or more.
     pub async fn partition(&self, id: &TopicPartition) -> Result<Arc<Partition>> {
         if let Some(partition) = self.existing(id) {
             return Ok(partition);

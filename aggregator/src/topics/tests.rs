@@ -8,6 +8,7 @@ use commitlog::batch::builder::{BatchBuilder, HeaderBlock, NewRecord};
 use commitlog::batch::header::Producer;
 use commitlog::error::ErrorKind;
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
+use commitlog::limits::PARTITIONS_MAX;
 use commitlog::log::partition::{LogConfig, Outcome};
 use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
@@ -275,18 +276,48 @@ fn partitions_can_be_added_and_not_taken_away() {
 async fn a_topic_beyond_its_count_or_the_total_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let topics = open_on_disk(dir.path(), &[("logs", 1)]).unwrap();
-    for (wanted, legal) in [
-        ("logs-0", true),
-        ("logs-1", false),
-        ("new-1", true),
-        ("new-2", false),
-    ] {
+    for (wanted, legal) in [("logs-0", true), ("logs-1", false), ("new-1", true)] {
         assert_eq!(
             topics.partition(&id(wanted)).await.is_ok(),
             legal,
             "{wanted}"
         );
     }
+    let Err(refused) = topics.partition(&id("logs-5")).await else {
+        panic!("a configured topic grew")
+    };
+    let words = "write partitions: 6 for topic logs";
+    assert!(refused.message.contains(words), "{refused}");
+    let past = TopicPartition {
+        topic: "new".parse().unwrap(),
+        partition: PARTITIONS_MAX,
+    };
+    assert!(topics.partition(&past).await.is_err());
+}
+
+/// It placed its files when the default was higher, or as another aggregator told it.
+#[tokio::test]
+async fn a_topic_that_is_not_configured_has_every_partition_that_an_agent_placed_lines_on() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let topics = open_on_disk(dir.path(), &[("logs", 1)]).unwrap();
+        // Agents name their partitions in order: the first makes the topic with the default count.
+        let first = topics.partition(&id("web-0")).await.unwrap();
+        append(&first, 1, 0, 1).await;
+        assert_eq!(topics.existing_count(&"web".parse().unwrap()), 2);
+        let third = topics.partition(&id("web-3")).await.unwrap();
+        append(&third, 1, 0, 2).await;
+        let again = topics.partition(&id("web-0")).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "what was open stays so");
+        assert!(topics.partition(&id("new-4")).await.is_ok());
+        topics.close();
+    }
+    let topics = open_on_disk(dir.path(), &[("logs", 1)]).unwrap();
+    let counts = ["logs", "new", "web"];
+    let counts = counts.map(|name| topics.existing_count(&name.parse().unwrap()));
+    assert_eq!(counts, [1, 5, 4]);
+    let third = topics.existing(&id("web-3")).unwrap();
+    assert_eq!(*third.durable().borrow(), offset(2));
 }
 
 #[tokio::test]
