@@ -45,7 +45,9 @@ pub(super) struct AgentRecord {
     pub(super) host: String,
     /// The token it joined with last.
     pub(super) token: String,
-    /// The key it joined with last, as [`KeyRecord`]s are found.
+    /// The key it joined with last, as [`KeyRecord`]s are found. Empty in older records,
+    /// whose keys were not kept track of.
+    #[serde(default)]
     pub(super) key: String,
     pub(super) joined_ms: i64,
     pub(super) expires_ms: i64,
@@ -136,5 +138,21 @@ fn stranger(topics: &TopicAcl, now: Timestamp) -> AgentRecord {
         serial: Binary(Vec::new()),
         topics: topics.patterns().to_vec(),
         standing: Standing::Good,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_before_keys_were_kept_is_read() {
+        let kept = r#"{
+            "host": "web-1", "token": "k7qd2m", "joined_ms": 1, "expires_ms": 2, "serial": "AAEC",
+            "topics": ["web-*"], "standing": "good"
+        }"#;
+        let record: AgentRecord = serde_json::from_str(kept).unwrap();
+        assert_eq!((record.key.as_str(), record.token.as_str()), ("", "k7qd2m"));
+        assert_eq!(record.topics, ["web-*"]);
     }
 }
