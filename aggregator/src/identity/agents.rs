@@ -73,6 +73,12 @@ impl Record for KeyRecord {
 }
 
 impl AgentRecord {
+    /// Not so who came with a certificate of another aggregator that has the same authority, and was
+    /// given a newer one or shut out: its certificate says what it may write.
+    pub(super) fn has_joined_here(&self) -> bool {
+        !self.token.is_empty()
+    }
+
     pub(super) fn joined(self, id: AgentId) -> JoinedAgent {
         JoinedAgent {
             id,

@@ -160,7 +160,8 @@ impl Authority {
             };
             if agent.standing == Standing::Revoked {
                 revoked.insert(id);
-            } else if ca.is_some()
+            } else if agent.has_joined_here()
+                && ca.is_some()
                 && let Ok(topics) = TopicAcl::new(agent.topics)
             {
                 granted.insert(id, topics);

@@ -1,10 +1,14 @@
+use commitlog::id::Timestamp;
 use config::join::ENROL_ALPN;
+use config::join::id::AgentId;
 use config::join::message::{Binary, Reply, encode};
 use config::join::refusal::{Code, Refusal};
 use config::join::token::{JoinToken, Secret};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 
 use super::world::{DAY, Holder, World, request, request_with};
+use crate::identity::acl::TopicAcl;
+use crate::identity::peer::AgentIdentity;
 use crate::identity::tokens::TokenState;
 use crate::limits::{ENROL_FAILURES_MAX, ENROL_WINDOW_MS};
 
@@ -275,6 +279,30 @@ async fn joining_again_with_fewer_topics_takes_them_from_older_certificates_too(
         world.authority.peer(&shown.chain).unwrap().topics,
         old.topics
     );
+}
+
+/// Its grants change where it joined, and nobody tells the others: what they renewed must not hold it
+/// to what it had then.
+#[tokio::test]
+async fn a_stranger_of_the_same_authority_goes_by_its_certificate() {
+    let world = World::new();
+    let id = "came-from-elsewhere".parse::<AgentId>().unwrap();
+    let certified = async |world: &World, topics: &str| {
+        let agent = AgentIdentity {
+            id: id.clone(),
+            topics: TopicAcl::new(vec![topics.to_owned()]).unwrap(),
+            expires: Timestamp(i64::MAX),
+        };
+        let csr = Holder::new().certificate_request(&CertificateParams::default());
+        let renewed = world.authority.renew(&agent, &csr).await.unwrap();
+        vec![renewed.certificates[0].clone().into()]
+    };
+    certified(&world, "web-*").await;
+    let other = certified(&world, "db-*").await;
+    let world = world.restarted().unwrap();
+    let seen = world.authority.peer(&other).unwrap();
+    assert_eq!(seen.topics.patterns(), ["db-*"]);
+    assert!(!world.authority.is_granted_otherwise(&seen));
 }
 
 #[tokio::test]
