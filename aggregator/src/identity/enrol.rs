@@ -154,6 +154,7 @@ impl Authority {
                 "run `weir-agent join` again",
             )
         })?;
+        let _in_order = self.granting();
         let done = self.meta.change(|change| {
             let token = find_token(change, request, handshake, now)?;
             let id = self.use_token(change, (request, &token), &csr, handshake)?;

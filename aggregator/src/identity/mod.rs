@@ -67,6 +67,10 @@ pub struct Inner {
     /// What each agent may write that joined here, as its last join said: an older certificate may say
     /// more.
     granted: Mutex<HashMap<AgentId, TopicAcl>>,
+    /// Held from the change of the agents' records until `granted` says the same, so that two changes
+    /// reach it in their order. Apart from it, because sessions look at it on threads that may not wait
+    /// for a disk.
+    granting: Mutex<()>,
     meta: Arc<Meta>,
     clock: Clock,
     random: Random,
@@ -176,6 +180,7 @@ impl Authority {
             attempts: attempts::Attempts::default(),
             denied: watch::Sender::new(Arc::new(revoked)),
             granted: Mutex::new(granted),
+            granting: Mutex::default(),
             meta,
             clock: Arc::clone(&parts.clock),
             random: Arc::clone(&parts.random),
@@ -314,6 +319,7 @@ impl Authority {
     /// Forgets agents whose certificates ended long ago. Waits for the disk.
     pub fn forget_agents(&self) -> Result<()> {
         let now = self.now();
+        let _in_order = self.granting();
         let forgotten = self.meta.change(|change| agents::forget_old(change, now))?;
         let mut grants = self.grants();
         for id in forgotten {
@@ -345,6 +351,11 @@ impl Inner {
     /// A panic elsewhere leaves the table whole: each change is a single insert or removal.
     fn grants(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, TopicAcl>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It guards nothing of its own that a panic could leave in pieces.
+    fn granting(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.granting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Timestamp {
