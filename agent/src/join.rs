@@ -90,7 +90,11 @@ pub async fn join(joining: Joining<'_>) -> Result<Joined> {
     let path = identity::path(joining.data_dir);
     let dir = path.parent().context("the identity's folder")?;
     private_file::create_dir(dir).with_context(|| dir.display().to_string())?;
-    let old = match StoredIdentity::read(&path) {
+    let old = StoredIdentity::read(&path).and_then(|old| {
+        let fits = old.as_ref().map(|old| old.tls(&joining.clock));
+        fits.transpose().map(|_| old)
+    });
+    let old = match old {
         Ok(old) => old,
         Err(error) => {
             tracing::warn!("the old identity is not used: {error:#}");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -157,6 +159,18 @@ impl Up<'_> {
         Process::start(command, &self.world.path("up.out"))
     }
 
+    fn start_connected(&self) -> Result<Process> {
+        let mut process = self.start()?;
+        wait("a connected agent", READY_MAX, || {
+            if let Some(obituary) = process.obituary()? {
+                return Ok(Seen::Never(obituary));
+            }
+            let agents = self.weir(&["agents", "--json"]).unwrap_or_default();
+            when(agents.contains("\"connected\": true"), || agents.clone())
+        })?;
+        Ok(process)
+    }
+
     fn weir(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(programs::weir()?);
         command.args(arguments);
@@ -222,14 +236,7 @@ fn up_makes_one_token_however_often_it_starts() -> Result<()> {
     let world = World::new()?;
     let up = Up::new(&world, "one line\n")?;
     for start in ["first", "second"] {
-        let mut process = up.start()?;
-        wait("a connected agent", READY_MAX, || {
-            if let Some(obituary) = process.obituary()? {
-                return Ok(Seen::Never(obituary));
-            }
-            let agents = up.weir(&["agents", "--json"]).unwrap_or_default();
-            when(agents.contains("\"connected\": true"), || agents.clone())
-        })?;
+        let process = up.start_connected()?;
         let tokens: serde_json::Value =
             serde_json::from_str(&up.weir(&["token", "list", "--json"])?)?;
         let count = tokens["tokens"].as_array().map(Vec::len);
@@ -239,5 +246,29 @@ fn up_makes_one_token_however_often_it_starts() -> Result<()> {
             "weir up did not end well after the {start} start"
         );
     }
+    Ok(())
+}
+
+/// It is the operator of both sides: nobody else could give its agent another token.
+#[test]
+fn up_joins_anew_when_its_identity_cannot_be_used() -> Result<()> {
+    let world = World::new()?;
+    let up = Up::new(&world, "one line\n")?;
+    let identity = world.path("data/agent/identity/identity.json");
+    let damages: [(&str, &dyn Fn() -> io::Result<()>); 2] = [
+        ("cut", &|| fs::write(&identity, "{")),
+        ("everybody's to read", &|| {
+            fs::set_permissions(&identity, fs::Permissions::from_mode(0o644))
+        }),
+    ];
+    let mut process = up.start_connected()?;
+    for (damage, make) in damages {
+        ensure!(process.terminate(READY_MAX)?.success(), "before: {damage}");
+        make()?;
+        process = up
+            .start_connected()
+            .with_context(|| format!("after: {damage}"))?;
+    }
+    ensure!(process.terminate(READY_MAX)?.success(), "at the end");
     Ok(())
 }

@@ -137,9 +137,13 @@ async fn start_agent(
         token: admin_token.trim().to_owned(),
     };
     // A certificate that ended while nothing ran, or of an authority that was replaced, needs no other
-    // way back than to join anew; the agent keeps its name.
-    let stored = StoredIdentity::read(&identity::path(&config.agent.data_dir))?;
-    if !stored.is_some_and(|stored| aggregator.admits(&stored.chain())) {
+    // way back than to join anew; the agent keeps its name. So does a file that is damaged or that
+    // others may read, under another name: joining says what is wrong with it.
+    let stored = StoredIdentity::read(&identity::path(&config.agent.data_dir));
+    let is_good = |stored: StoredIdentity| {
+        stored.tls(&parts.clock).is_ok() && aggregator.admits(&stored.chain())
+    };
+    if !stored.is_ok_and(|stored| stored.is_some_and(is_good)) {
         let token = join_token(&credentials).await?;
         let joining = Joining {
             token: &token,
