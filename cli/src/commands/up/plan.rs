@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf, absolute};
 use agent::check::{Survey, survey};
 use agent::config::{AgentConfig, Glob, default_topic};
 use aggregator::config::{AggregatorConfig, TopicConfig};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use config::load::load_text;
-use config::problem::Span;
+use config::problem::{Source, Span};
 use config::value::HostPort;
 
 use super::Up;
@@ -59,8 +59,8 @@ impl Plan {
         // What the programs write about themselves would be read, written about, and read.
         logs.exclude.push(glob(&data_dir.join("**")));
         // Before anything is started or made: a pattern that is none is wrong usage.
-        let followed = survey(&agent)
-            .map_err(|problem| anyhow!("--logs: {}: {}", problem.message, problem.help))?;
+        let followed =
+            survey(&agent).map_err(|problem| Source::nameless("--logs").report(vec![problem]))?;
         Ok(Plan {
             aggregator,
             agent,
@@ -129,6 +129,7 @@ fn glob(path: &Path) -> Glob {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use config::problem::Problems;
 
     use super::*;
 
@@ -172,6 +173,7 @@ mod tests {
                 .starts_with("--logs: `/x/[` is not a pattern"),
             "{error}"
         );
+        assert!(error.is::<Problems>(), "wrong usage: {error:?}");
         assert!(!data_dir.exists());
     }
 
