@@ -31,9 +31,14 @@ pub(super) struct Budget {
 pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
-    /// One that was used before, or an empty one.
-    pub(super) fn take(&self) -> Vec<u8> {
-        self.kept().pop().unwrap_or_default()
+    /// For a batch of so many bytes: one that was used before, or an empty one. What it holds is
+    /// accounted for by the batch's size, so it has at most twice the room: a large buffer under a small
+    /// batch would be memory that nobody counts.
+    pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
+        let mut kept = self.kept();
+        let fits = |buffer: &Vec<u8>| buffer.capacity() / 2 <= bytes;
+        let found = kept.iter().rposition(fits);
+        found.map_or_else(Vec::new, |at| kept.swap_remove(at))
     }
 
     /// Keeps one for the next batch, unless there are enough.
@@ -204,9 +209,20 @@ mod tests {
         for number in 0..2 * BUFFERS_KEPT {
             budget.buffers().give_back(Vec::with_capacity(100 + number));
         }
-        let capacities = || budget.buffers().take().capacity();
+        let capacities = || budget.buffers().take(100).capacity();
         let kept = std::iter::repeat_with(capacities).take_while(|&it| it > 0);
         assert_eq!(kept.count(), BUFFERS_KEPT);
+    }
+
+    #[test]
+    fn a_small_batch_gets_no_large_buffer() {
+        let budget = Budget::new();
+        for capacity in [BATCH_BYTES_MAX, 200, BATCH_BYTES_MAX] {
+            budget.buffers().give_back(Vec::with_capacity(capacity));
+        }
+        let capacities = [61, 100, 100, BATCH_BYTES_MAX / 2, BATCH_BYTES_MAX];
+        let capacities = capacities.map(|bytes| budget.buffers().take(bytes).capacity());
+        assert_eq!(capacities, [0, 200, 0, BATCH_BYTES_MAX, BATCH_BYTES_MAX]);
     }
 
     #[tokio::test(start_paused = true)]

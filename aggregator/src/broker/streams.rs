@@ -79,7 +79,7 @@ async fn read(mut stream: RecvStream, shared: Arc<Shared>) -> Result<(), Verdict
                     FrameEvent::Begins(bytes) => {
                         let intake = intake.as_ref().expect(HEADER_FIRST);
                         memory = Some(memory_of(&shared, intake.slot, bytes).await?);
-                        decoder.gather_in(shared.broker.budget.buffers().take());
+                        decoder.gather_in(shared.broker.budget.buffers().take(bytes));
                         deadline = Deadline::of_frame(bytes);
                     }
                     FrameEvent::Batch(batch) => {
@@ -226,7 +226,7 @@ impl TcpStreams {
                 FrameEvent::Begins(bytes) => {
                     it.memory = Some(memory_of(&self.shared, Slot(slot), bytes).await?);
                     it.decoder
-                        .gather_in(self.shared.broker.budget.buffers().take());
+                        .gather_in(self.shared.broker.budget.buffers().take(bytes));
                     it.deadline = Deadline::of_frame(bytes);
                 }
                 FrameEvent::Batch(batch) => {
