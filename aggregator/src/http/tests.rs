@@ -640,6 +640,17 @@ async fn ask_over(address: std::net::SocketAddr, path: &str) -> String {
     answer
 }
 
+/// Looks until it holds, and gives up where nobody would wait longer.
+async fn in_time(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let look = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(10), look).await;
+    looked.expect(what);
+}
+
 #[tokio::test]
 async fn a_full_server_answers_health_and_metrics_and_tells_others_to_come_again() {
     let fixture = Fixture::new(&[("logs", 1)]);
@@ -652,9 +663,10 @@ async fn a_full_server_answers_health_and_metrics_and_tells_others_to_come_again
     let server = tokio::spawn(server::serve_at(listener, fixture.api.clone(), places));
     let poll = "/api/v1/topics/logs/records?wait=50s";
     let waiting = tokio::spawn(ask_over(address, poll));
-    while fixture.api.long_polls.available_permits() > 0 {
-        tokio::task::yield_now().await;
-    }
+    in_time("the poll waits", async || {
+        fixture.api.long_polls.available_permits() == 0
+    })
+    .await;
     for path in ["/healthz", "/readyz", "/metrics", "/healthz"] {
         let answer = ask_over(address, path).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
@@ -666,10 +678,11 @@ async fn a_full_server_answers_health_and_metrics_and_tells_others_to_come_again
     // Room again: everything is answered.
     fixture.append_durably("logs-0", 0, 1).await;
     assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
-    while ask_over(address, "/api/v1/topics")
-        .await
-        .starts_with("HTTP/1.1 503")
-    {}
+    in_time("there is room", async || {
+        let answer = ask_over(address, "/api/v1/topics").await;
+        answer.starts_with("HTTP/1.1 200")
+    })
+    .await;
     fixture.api.shutdown.cancel();
     server.await.unwrap();
 }
