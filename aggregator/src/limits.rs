@@ -82,6 +82,10 @@ pub const HTTP_HEADER_BYTES_MAX: usize = 32 * 1024;
 /// How long a client may take to send its headers; idle connections end then, too.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same on the connections that are reserved for health and metrics: whoever watches is near, and
+/// who says nothing must not hold the last places for longer than a probe waits.
+pub const HTTP_HEADER_TIMEOUT_RESERVED: Duration = Duration::from_secs(1);
+
 /// How long a client may take nothing of its answer.
 pub const HTTP_STALL_MAX: Duration = Duration::from_mins(2);
 

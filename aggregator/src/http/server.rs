@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::{Api, Room, router};
 use crate::limits::{
     ACCEPT_PAUSE, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_RESERVED, HTTP_HEADER_BYTES_MAX,
-    HTTP_HEADER_TIMEOUT, HTTP_STALL_MAX,
+    HTTP_HEADER_TIMEOUT, HTTP_HEADER_TIMEOUT_RESERVED, HTTP_STALL_MAX,
 };
 
 /// How many connections there may be.
@@ -90,9 +90,13 @@ async fn converse(stream: TcpStream, router: Router, room: Room, shutdown: Cance
         tracing::debug!(%error, "cannot tune an HTTP connection");
     }
     let service = TowerToHyperService::new(router);
+    let patience = match room {
+        Room::Plenty => HTTP_HEADER_TIMEOUT,
+        Room::Reserved => HTTP_HEADER_TIMEOUT_RESERVED,
+    };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HTTP_HEADER_TIMEOUT)
+        .header_read_timeout(patience)
         .keep_alive(room == Room::Plenty)
         .max_buf_size(HTTP_HEADER_BYTES_MAX);
     let connection = http.serve_connection(TokioIo::new(stream), service);

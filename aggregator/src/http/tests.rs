@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::limits::{HTTP_HEADER_TIMEOUT, NDJSON_PIECE_BYTES};
+use crate::limits::{HTTP_HEADER_TIMEOUT, HTTP_HEADER_TIMEOUT_RESERVED, NDJSON_PIECE_BYTES};
 use crate::meta::Meta;
 use crate::parts::Parts;
 use crate::topics::tests::{batch, config};
@@ -649,6 +649,33 @@ async fn in_time(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     };
     let looked = tokio::time::timeout(Duration::from_secs(10), look).await;
     looked.expect(what);
+}
+
+/// Whoever watches the process is answered again before its probe gives up.
+#[tokio::test(start_paused = true)]
+async fn silent_connections_hold_the_places_of_health_for_a_second() {
+    let fixture = Fixture::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let places = server::Places {
+        shared: 0,
+        reserved: 1,
+    };
+    let server = tokio::spawn(server::serve_at(listener, fixture.api.clone(), places));
+    let begun = tokio::time::Instant::now();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut said = String::new();
+    silent.read_to_string(&mut said).await.unwrap();
+    assert!(
+        said.is_empty() || said.starts_with("HTTP/1.1 408"),
+        "{said}"
+    );
+    let held = begun.elapsed();
+    assert!(held <= 2 * HTTP_HEADER_TIMEOUT_RESERVED, "{held:?}");
+    let answer = ask_over(address, "/healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    fixture.api.shutdown.cancel();
+    server.await.unwrap();
 }
 
 #[tokio::test]
