@@ -45,6 +45,8 @@ pub(crate) struct Client {
     connection: Connection,
     /// Where the token came from, for the message that it was refused.
     token_origin: Option<String>,
+    /// People were told that the server has no room.
+    has_told_busy: bool,
 }
 
 /// A request that failed, told to people.
@@ -91,6 +93,7 @@ impl ServerOptions {
             ),
             server,
             token_origin: token.map(|token| token.origin),
+            has_told_busy: false,
         })
     }
 
@@ -134,14 +137,18 @@ fn stored_credentials() -> anyhow::Result<Option<Stored>> {
 
 fn read_token(file: &Path) -> anyhow::Result<String> {
     if let Some(warning) = private_file::exposed(file) {
-        let mut line = String::from("weir: ");
-        terminal::escape_text(&warning, terminal::Lines::Escape, &mut line);
-        // When stderr is gone there is nobody to warn.
-        drop(writeln!(io::stderr(), "{line}"));
+        warn(&warning);
     }
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the token from {}", file.display()))?;
     Ok(text.trim().to_owned())
+}
+
+fn warn(what: &str) {
+    let mut line = String::from("weir: ");
+    terminal::escape_text(what, terminal::Lines::Escape, &mut line);
+    // When stderr is gone there is nobody to warn.
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 impl Client {
@@ -151,6 +158,7 @@ impl Client {
             connection: Connection::new(server.clone(), Some(token)),
             server,
             token_origin: Some("the aggregator of this process".into()),
+            has_told_busy: false,
         }
     }
 
@@ -219,7 +227,19 @@ impl Client {
             if !is_busy || begun.elapsed() > BUSY_MAX {
                 return Err(self.refused(&answer));
             }
+            self.tell_busy();
             sleep(BUSY_PAUSE).await;
+        }
+    }
+
+    /// Says once why nothing is seen for a while.
+    fn tell_busy(&mut self) {
+        if !std::mem::replace(&mut self.has_told_busy, true) {
+            warn(&format!(
+                "{} has no room at the moment; it is asked again for up to {} s",
+                self.server,
+                BUSY_MAX.as_secs()
+            ));
         }
     }
 
