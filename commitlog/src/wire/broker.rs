@@ -145,11 +145,6 @@ impl BrokerSession {
         Ok(self.control.output(now))
     }
 
-    /// Whether [`BrokerSession::output`] has something to say.
-    pub fn has_news(&self) -> bool {
-        !self.acks_due.is_empty() || !self.credits_due.is_empty()
-    }
-
     /// Lets time pass: pings, or fails if the peer is gone. To be called about once a second.
     pub fn turn(&mut self, now: Duration) -> Result<()> {
         if self.control.is_ping_due(now)? {
