@@ -332,10 +332,17 @@ impl Partition {
             let held = self.held();
             held.acknowledged.min(held.folded)
         };
-        if active == ActiveSegment::Free && upto >= log.end() {
-            log.seal(now)?;
+        let sealed = match active {
+            ActiveSegment::Free if upto >= log.end() => log.seal(now),
+            ActiveSegment::Free | ActiveSegment::Keep => Ok(()),
+        };
+        if let Err(error) = sealed.and_then(|()| log.trim(upto)) {
+            // A closed log has no fsync that is due, though what it took last may not be durable.
+            if error.kind == ErrorKind::Closed {
+                *writer = None;
+            }
+            return Err(error);
         }
-        log.trim(upto)?;
         let mut held = self.held();
         held.disk_bytes = log.bytes();
         held.trimmed = upto;

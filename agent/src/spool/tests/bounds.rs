@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::Storage;
-use commitlog::storage::faulty::FaultyDisk;
+use commitlog::storage::faulty::{Fault, FaultyDisk};
 
 use super::{append, batch, logs, sync};
 use crate::limits::ACKNOWLEDGED_EVERY_MS;
+use crate::spool::partition::ActiveSegment;
 use crate::spool::{Spool, SyncTurn, Taken, positions::Loss};
 use crate::testing::{World, records};
 
@@ -284,4 +285,33 @@ fn a_failed_save_of_what_is_acknowledged_is_tried_again() {
     let spool = world.open_spool();
     assert_eq!(spool.range(&to).start, offset(1));
     assert!(records(&spool).is_empty());
+}
+
+#[test]
+fn a_failed_trim_leaves_nothing_that_is_taken_for_durable() {
+    for call in 0..6 {
+        let (disk, world) = small(4096, 1 << 30);
+        let spool = world.open_spool();
+        let to = logs(0);
+        for seed in 0..20 {
+            assert_eq!(append(&spool, &to, &noise(seed, 500)), Taken::Yes);
+            sync(&spool);
+        }
+        let partition = spool.partition(&to).unwrap();
+        assert!(partition.acknowledge(offset(20)));
+        partition.folded(offset(20));
+        assert_eq!(append(&spool, &to, b"last"), Taken::Yes);
+        disk.plan(disk.calls() + call, Fault::Io);
+        let trimmed = partition.trim(ActiveSegment::Keep, (world.clock())());
+        assert!(call > 0 || trimmed.is_err());
+        disk.forgive();
+        let _ = spool.save_notes();
+        spool.sync_turn();
+        disk.power_cut();
+        drop((partition, spool));
+        disk.restart(call);
+        let spool = world.open_spool();
+        assert_eq!(spool.range(&to).end, offset(21), "fault at {call}");
+        assert!(spool.losses().is_empty(), "fault at {call}");
+    }
 }
