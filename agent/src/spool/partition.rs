@@ -271,6 +271,21 @@ impl Partition {
     /// Opens a failed log again and appends what was not yet durable. Whether it works now.
     pub(crate) fn reopen(&self, now: Timestamp) -> Result<bool> {
         let mut writer = self.log();
+    /// Takes in what is durable without an fsync of its own: sealing a segment brings one, also when the
+    /// append that it was for then fails. Whether there was anything.
+    pub(crate) fn take_durable(&self) -> bool {
+        let writer = self.log();
+        let Some(log) = &*writer else {
+            return false;
+        };
+        let mut held = self.held();
+        let is_news = log.durable_end() > held.durable_end;
+        if is_news {
+            held.durable(log.durable_end());
+        }
+        is_news
+    }
+
         if writer.is_some() {
             return Ok(false);
         }

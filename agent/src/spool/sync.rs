@@ -309,7 +309,7 @@ struct Synced {
 fn sync_one(partition: &Partition, now: commitlog::id::Timestamp) -> Result<bool> {
     let reopened = partition.reopen(now)?;
     let Some(job) = partition.start_sync() else {
-        return Ok(reopened);
+        return Ok(partition.take_durable() || reopened);
     };
     partition
         .finish_sync(job.run())
