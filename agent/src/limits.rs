@@ -155,6 +155,10 @@ pub const MUX_WRITE_BYTES: usize = 256 * 1024;
 /// Read from the spool at once: two batches of the largest size.
 pub const SEND_READ_BYTES: usize = 2 * BATCH_BYTES_MAX;
 
+/// When the disk gives nothing of what is to be sent, it is asked again after this time. Rarely enough for
+/// a disk that is broken for good.
+pub const SPOOL_READ_RETRY: Duration = Duration::from_secs(1);
+
 /// Records behind the spool's end at which a partition counts as backlog: it yields to the partitions
 /// that are live, and its reads may wait for the disk.
 pub const BACKLOG_RECORDS: i64 = 50_000;

@@ -10,10 +10,11 @@ use commitlog::wire::frame::frame_header;
 use commitlog::wire::message::Slot;
 use commitlog::wire::producer::Allowance;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::session::Shared;
 use super::stream::{PRIORITY_BACKLOG, PRIORITY_LIVE, SlotWriter};
-use crate::limits::{BACKLOG_RECORDS, SEND_READ_BYTES};
+use crate::limits::{BACKLOG_RECORDS, SEND_READ_BYTES, SPOOL_READ_RETRY};
 
 /// What the driver and the slot's sender share.
 pub(super) struct SlotState {
@@ -91,10 +92,15 @@ impl Sender {
                 continue;
             }
             let batches = self.read(allowance, priority).await?;
+            let is_there = !batches.is_empty();
             match self.send_all(batches).await? {
                 Sent::Some => {}
                 Sent::None if self.state.stopped.load(Ordering::Relaxed) => {}
-                Sent::None => self.state.wake.notified().await,
+                Sent::None if is_there => self.state.wake.notified().await,
+                Sent::None => {
+                    // Nobody tells when the disk gives it after all.
+                    let _ = timeout(SPOOL_READ_RETRY, self.state.wake.notified()).await;
+                }
                 Sent::Hole(to) => {
                     let partition = self.state.partition.clone();
                     return Ok(Ended::Hole(Hole { partition, to }));

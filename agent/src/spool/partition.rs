@@ -141,7 +141,12 @@ impl Partition {
     }
 
     /// Durable batches from `from` on, each in the name of `owner`.
-    pub(crate) fn read(&self, from: Offset, bytes_max: usize, owner: Owner) -> Result<Vec<Bytes>> {
+    pub(crate) fn read(
+        &self,
+        mut from: Offset,
+        bytes_max: usize,
+        owner: Owner,
+    ) -> Result<Vec<Bytes>> {
         let reader = {
             let held = self.held();
             if from >= held.durable_end {
@@ -153,7 +158,13 @@ impl Partition {
             }
             held.reader.clone()
         };
-        let mut bytes = reader.read(from, bytes_max, Until::Durable)?.batches;
+        let mut slice = reader.read(from, bytes_max, Until::Durable)?;
+        // One read passes only so many damaged batches.
+        while slice.batches.is_empty() && slice.next > from {
+            from = slice.next;
+            slice = reader.read(from, bytes_max, Until::Durable)?;
+        }
+        let mut bytes = slice.batches;
         let mut ends = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
