@@ -307,12 +307,19 @@ fn replay(
             ));
         }
         let mut damaged = 0u64;
-        partition.replay(from, READ_BYTES, |batch| {
+        let unread = partition.replay(from, READ_BYTES, |batch| {
             report.batches_replayed += 1;
             if fold(batch, name, &mut decompressor, table).is_err() {
                 damaged += 1;
             }
         })?;
+        if let Some(gap) = unread.first {
+            report.repairs.push(format!(
+                "{name}: {} records cannot be read, the first at {} ({}); their lines are read again \
+                 where their files still have them",
+                unread.records, gap.from, gap.reason
+            ));
+        }
         if damaged > 0 {
             report.repairs.push(format!(
                 "{name}: {damaged} batches cannot be read; the lines they hold are read again \

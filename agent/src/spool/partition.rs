@@ -15,7 +15,7 @@ use commitlog::batch::header::{self, BatchHeader, Producer};
 use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use commitlog::log::partition::{LogConfig, PartitionLog, SyncDone, SyncJob};
-use commitlog::log::reader::{LogReader, Until};
+use commitlog::log::reader::{Gap, LogReader, Until};
 use commitlog::storage::Storage;
 
 use super::recent::Recent;
@@ -178,20 +178,30 @@ impl Partition {
         Ok(ends.into_iter().map(|range| bytes.slice(range)).collect())
     }
 
-    /// Replays what is written from `from` on, in pieces of about `bytes_max`.
+    /// Replays what is written from `from` on, in pieces of about `bytes_max`; answers what could not be
+    /// read, also a second time.
     pub(crate) fn replay(
         &self,
         from: Offset,
         bytes_max: usize,
         mut each: impl FnMut(&[u8]),
-    ) -> Result<()> {
+    ) -> Result<Unread> {
         let (reader, end) = {
             let held = self.held();
             (held.reader.clone(), held.end)
         };
+        let mut unread = Unread::default();
         let mut from = from.max(reader.start());
         while from < end {
-            let slice = reader.read(from, bytes_max, Until::Appended)?;
+            let mut slice = reader.read(from, bytes_max, Until::Appended)?;
+            if !slice.gaps.is_empty() {
+                // What the disk did not give for a moment is sent later: its positions must be known.
+                slice = reader.read(from, bytes_max, Until::Appended)?;
+            }
+            for gap in slice.gaps {
+                unread.records += u64::try_from(gap.to.get() - gap.from.get()).unwrap_or(0);
+                unread.first.get_or_insert(gap);
+            }
             let mut rest = &slice.batches[..];
             while !rest.is_empty() {
                 let header = BatchHeader::parse(rest)?;
@@ -204,7 +214,7 @@ impl Partition {
             }
             from = slice.next;
         }
-        Ok(())
+        Ok(unread)
     }
 
     /// Appends one batch, in the name of `owner`. `then` runs under the same lock when it is written.
@@ -261,6 +271,21 @@ impl Partition {
         self.log().as_mut()?.start_sync()
     }
 
+    /// Takes in what is durable without an fsync of its own: sealing a segment brings one, also when the
+    /// append that it was for then fails. Whether there was anything.
+    pub(crate) fn take_durable(&self) -> bool {
+        let writer = self.log();
+        let Some(log) = &*writer else {
+            return false;
+        };
+        let mut held = self.held();
+        let is_news = log.durable_end() > held.durable_end;
+        if is_news {
+            held.durable(log.durable_end());
+        }
+        is_news
+    }
+
     /// What the fsync came to.
     pub(crate) fn finish_sync(&self, done: SyncDone) -> Result<()> {
         let mut writer = self.log();
@@ -282,21 +307,6 @@ impl Partition {
     /// Opens a failed log again and appends what was not yet durable. Whether it works now.
     pub(crate) fn reopen(&self, now: Timestamp) -> Result<bool> {
         let mut writer = self.log();
-    /// Takes in what is durable without an fsync of its own: sealing a segment brings one, also when the
-    /// append that it was for then fails. Whether there was anything.
-    pub(crate) fn take_durable(&self) -> bool {
-        let writer = self.log();
-        let Some(log) = &*writer else {
-            return false;
-        };
-        let mut held = self.held();
-        let is_news = log.durable_end() > held.durable_end;
-        if is_news {
-            held.durable(log.durable_end());
-        }
-        is_news
-    }
-
         if writer.is_some() {
             return Ok(false);
         }
@@ -395,6 +405,13 @@ impl Partition {
     fn held(&self) -> MutexGuard<'_, Held> {
         lock(&self.held)
     }
+}
+
+/// What a replay could not read.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    pub(crate) records: u64,
+    pub(crate) first: Option<Gap>,
 }
 
 /// What there is to trim.

@@ -1,9 +1,12 @@
 //! What a spool keeps over a kill, and how much of the disk it takes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use commitlog::batch::header::BatchHeader;
 use commitlog::id::{Offset, TopicPartition};
+use commitlog::limits::GAPS_PER_READ_MAX;
 use commitlog::storage::Storage;
 use commitlog::storage::faulty::{Fault, FaultyDisk};
 
@@ -314,4 +317,95 @@ fn a_failed_trim_leaves_nothing_that_is_taken_for_durable() {
         assert_eq!(spool.range(&to).end, offset(21), "fault at {call}");
         assert!(spool.losses().is_empty(), "fault at {call}");
     }
+}
+
+/// The log of a partition that has one segment.
+fn log_of(disk: &FaultyDisk, spool_dir: &std::path::Path, of: &TopicPartition) -> PathBuf {
+    let dir = spool_dir.join(of.to_string());
+    let mut names = disk.list(&dir).unwrap().into_iter().map(|entry| entry.name);
+    let log = names.find(|name| name.to_string_lossy().ends_with(".log"));
+    dir.join(log.unwrap())
+}
+
+/// A copy of a log in which every batch is damaged but the last.
+fn damaged_but_last(whole: &[u8]) -> Vec<u8> {
+    let mut damaged = whole.to_vec();
+    let mut at = 0;
+    loop {
+        let next = at + BatchHeader::parse(&whole[at..]).unwrap().total_bytes();
+        if next == whole.len() {
+            return damaged;
+        }
+        damaged[next - 3] ^= 1;
+        at = next;
+    }
+}
+
+#[test]
+fn more_damaged_batches_than_one_read_passes_are_passed() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    let batches = 2 * GAPS_PER_READ_MAX as i64 + 10;
+    for _ in 0..batches {
+        assert_eq!(append(&spool, &to, b"line"), Taken::Yes);
+    }
+    spool.close().unwrap();
+    let log = log_of(&disk, spool.dir(), &to);
+    drop(spool);
+    let whole = disk.content(&log).unwrap();
+    disk.overwrite(&log, &damaged_but_last(&whole));
+    let spool = world.open_spool();
+    let read = spool.read(&to, Offset::ZERO, 1).unwrap();
+    let first = BatchHeader::parse(&read[0]).unwrap();
+    assert_eq!(first.base_offset, offset(batches - 1));
+}
+
+#[test]
+fn what_is_durable_though_the_append_behind_it_failed_is_given_out() {
+    let to = logs(0);
+    let mut seen = 0;
+    for room in (0..4000).step_by(10) {
+        let (disk, world) = small(1000, 1 << 30);
+        let spool = world.open_spool();
+        assert_eq!(append(&spool, &to, &noise(0, 700)), Taken::Yes);
+        disk.limit(Some(room));
+        if append(&spool, &to, &noise(1, 700)) == Taken::Yes {
+            continue;
+        }
+        disk.limit(None);
+        let turn = spool.sync_turn();
+        assert!(matches!(turn, SyncTurn::Worked { .. }), "room of {room}");
+        assert_eq!(spool.range(&to).durable_end, offset(1), "room of {room}");
+        seen += 1;
+    }
+    assert!(seen > 2);
+}
+
+#[test]
+fn batches_that_a_replay_cannot_read_are_told() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    for _ in 0..3 {
+        assert_eq!(append(&spool, &to, b"line"), Taken::Yes);
+    }
+    spool.close().unwrap();
+    let dir = spool.dir().to_owned();
+    drop(spool);
+    let log = log_of(&disk, &dir, &to);
+    disk.overwrite(&log, &damaged_but_last(&disk.content(&log).unwrap()));
+    for name in crate::spool::open::SNAPSHOTS {
+        let _ = disk.remove(&dir.join(name));
+    }
+    let (_, report) = Spool::open(
+        Arc::new(disk),
+        world.spool_config.clone(),
+        world.clock(),
+        world.random(),
+    )
+    .unwrap();
+    let told = |repair: &String| repair.contains("logs-0: 2 records cannot be read, the first at 0");
+    assert!(report.repairs.iter().any(told), "{:?}", report.repairs);
+    assert_eq!(report.batches_replayed, 1);
 }
