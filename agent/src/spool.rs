@@ -268,6 +268,25 @@ impl Spool {
         }
     }
 
+    /// Goes on behind damaged batches that what is unacknowledged begins with, and counts them as lost.
+    /// They are read again first: what the disk did not give for a moment is not lost.
+    pub fn skip_damaged(&self, of: &TopicPartition) -> Result<()> {
+        let from = self.range(of).start;
+        let batches = self.read(of, from, 1)?;
+        let Some(first) = batches.first() else {
+            return Ok(());
+        };
+        let to = BatchHeader::parse(first)?.base_offset;
+        let records = u64::try_from(to.get() - from.get()).unwrap_or(0);
+        if records == 0 {
+            return Ok(());
+        }
+        tracing::error!(partition = %of, %from, %to, "spooled batches are damaged and lost");
+        self.count_loss(LOST_SOURCE, LOST_DAMAGED, Loss { records, bytes: 0 });
+        self.acknowledge(of, to);
+        Ok(())
+    }
+
     /// Becomes somebody else: another spool claims this one's id. Waits until that is durable. Batches
     /// that are already spooled are given to the new id as they are read.
     pub fn renew_producer_id(&self, reason: &str) -> Result<ProducerId> {

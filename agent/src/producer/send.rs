@@ -101,10 +101,7 @@ impl Sender {
                     // Nobody tells when the disk gives it after all.
                     let _ = timeout(SPOOL_READ_RETRY, self.state.wake.notified()).await;
                 }
-                Sent::Hole(to) => {
-                    let partition = self.state.partition.clone();
-                    return Ok(Ended::Hole(Hole { partition, to }));
-                }
+                Sent::Hole => return Ok(Ended::Hole(self.state.partition.clone())),
             }
         }
     }
@@ -138,7 +135,7 @@ impl Sender {
                     return Err("the session is over".to_owned());
                 };
                 if header.base_offset > allowance.from {
-                    return Ok(Sent::Hole(header.base_offset));
+                    return Ok(Sent::Hole);
                 }
                 if batch.len() as u64 > allowance.bytes {
                     return Ok(sent);
@@ -159,15 +156,8 @@ impl Sender {
 pub(super) enum Ended {
     /// It was told to.
     Stopped,
-    /// What comes next in the spool is damaged; what lies behind it needs a new producer id.
-    Hole(Hole),
-}
-
-/// Damaged batches in the spool.
-pub(super) struct Hole {
-    pub(super) partition: TopicPartition,
-    /// The first offset behind them.
-    pub(super) to: Offset,
+    /// What comes next in this partition's spool is damaged; what lies behind it needs a new producer id.
+    Hole(TopicPartition),
 }
 
 enum Sent {
@@ -175,6 +165,6 @@ enum Sent {
     Some,
     /// None: the credit is too small, or what the spool had is gone.
     None,
-    /// What comes next in the spool is damaged; this is the first offset behind it.
-    Hole(Offset),
+    /// What comes next in the spool is damaged.
+    Hole,
 }

@@ -27,14 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Producer;
 use super::connect::Link;
-use super::send::{Ended, Hole, Sender, SlotState};
+use super::send::{Ended, Sender, SlotState};
 use super::stream::Channel;
 use crate::limits::{
     BROKEN_STREAM_GRACE, RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN,
     STATUS_EVERY,
 };
-use crate::spool::positions::Loss as SpoolLoss;
-use crate::spool::{Hints, LOST_DAMAGED, LOST_SOURCE, Spool};
+use crate::spool::{Hints, Spool};
 
 /// How a session ended.
 pub(super) enum End {
@@ -84,8 +83,8 @@ struct Driver {
     senders: JoinSet<Result<Ended, String>>,
     /// Slots whose spool and log disagree, until the aggregator tells what they share.
     comparing: BTreeMap<Slot, Comparing>,
-    /// Damaged places in the spool, to be skipped once all before them is acknowledged.
-    holes: Vec<Hole>,
+    /// Whose spool has a damaged place, to be skipped once all before it is acknowledged.
+    holes: Vec<TopicPartition>,
     /// Slots that were refused, and when to ask again.
     refused: Vec<(Instant, Slot)>,
     /// A stream that cannot be written, and until when the control stream may tell why.
@@ -232,7 +231,7 @@ impl Driver {
         let mut turn = ticks(Duration::from_secs(1));
         loop {
             self.flush().await?;
-            if let Some(end) = self.is_done() {
+            if let Some(end) = self.is_done().await {
                 return Ok(end);
             }
             tokio::select! {
@@ -284,7 +283,7 @@ impl Driver {
     }
 
     /// Whether what the session still waited for before it stops has come.
-    fn is_done(&mut self) -> Option<End> {
+    async fn is_done(&mut self) -> Option<End> {
         let (deadline, waited_for) = match self.stopping.as_ref()? {
             Stopping::Shutdown { deadline } => (*deadline, self.is_spool_empty()),
             Stopping::Superseded { deadline, .. } | Stopping::NewProducer { deadline, .. } => {
@@ -302,22 +301,23 @@ impl Driver {
                 End::Lost(format!("{reason}; what was sent is not acknowledged yet"))
             }
             Stopping::NewProducer { reason, .. } => {
-                self.skip_holes();
+                self.skip_holes().await;
                 End::NewProducer(reason)
             }
         })
     }
 
-    /// Counts damaged batches as lost and goes on behind them. All before them is acknowledged by now.
-    fn skip_holes(&mut self) {
-        let spool = &self.shared.producer.spool;
-        for Hole { partition, to } in self.holes.drain(..) {
-            let from = spool.range(&partition).start;
-            let records = to.get().saturating_sub(from.get());
-            let records = u64::try_from(records).unwrap_or_default();
-            tracing::error!(%partition, %from, %to, "spooled batches are damaged and lost");
-            spool.count_loss(LOST_SOURCE, LOST_DAMAGED, SpoolLoss { records, bytes: 0 });
-            spool.acknowledge(&partition, to);
+    /// Goes on behind damaged batches. All before them is acknowledged by now.
+    async fn skip_holes(&mut self) {
+        for partition in std::mem::take(&mut self.holes) {
+            let spool = self.shared.producer.spool.clone();
+            let skip = {
+                let partition = partition.clone();
+                move || spool.skip_damaged(&partition)
+            };
+            if let Err(error) = self.shared.producer.blocking.run(skip).await {
+                tracing::warn!(%partition, %error, "damaged batches are not skipped");
+            }
         }
     }
 
@@ -545,9 +545,9 @@ impl Driver {
     ) -> Result<(), String> {
         match ended {
             Ok(Ok(Ended::Stopped)) => Ok(()),
-            Ok(Ok(Ended::Hole(hole))) => {
-                self.holes.push(hole);
-                self.stop_for_new_producer("damaged batches were skipped".to_owned());
+            Ok(Ok(Ended::Hole(partition))) => {
+                self.holes.push(partition);
+                self.stop_for_new_producer("spooled batches cannot be read".to_owned());
                 Ok(())
             }
             // A slot that ends by a conflict closes its stream, which may be heard of before the conflict.

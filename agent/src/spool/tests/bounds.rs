@@ -405,7 +405,36 @@ fn batches_that_a_replay_cannot_read_are_told() {
         world.random(),
     )
     .unwrap();
-    let told = |repair: &String| repair.contains("logs-0: 2 records cannot be read, the first at 0");
+    let told =
+        |repair: &String| repair.contains("logs-0: 2 records cannot be read, the first at 0");
     assert!(report.repairs.iter().any(told), "{:?}", report.repairs);
     assert_eq!(report.batches_replayed, 1);
+}
+
+#[test]
+fn what_the_disk_gives_the_second_time_is_not_skipped() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    for _ in 0..3 {
+        assert_eq!(append(&spool, &to, b"line"), Taken::Yes);
+    }
+    spool.close().unwrap();
+    let log = log_of(&disk, spool.dir(), &to);
+    drop(spool);
+    let whole = disk.content(&log).unwrap();
+    let damaged = damaged_but_last(&whole);
+    let spool = world.open_spool();
+    spool.skip_damaged(&to).unwrap();
+    assert_eq!(spool.range(&to).start, Offset::ZERO);
+    // Everything: nothing tells yet where it goes on.
+    disk.break_sector(&log, 0);
+    spool.skip_damaged(&to).unwrap();
+    assert_eq!(spool.range(&to).start, Offset::ZERO);
+    assert!(spool.losses().is_empty());
+    disk.overwrite(&log, &damaged);
+    spool.skip_damaged(&to).unwrap();
+    assert_eq!(spool.range(&to).start, offset(2));
+    let lost: Vec<u64> = spool.losses().values().map(|loss| loss.records).collect();
+    assert_eq!(lost, [2]);
 }
