@@ -439,7 +439,7 @@ impl Spool {
         let mut state = self.state();
         state.snapshot.noted = true;
         state.snapshot.is_urgent = true;
-        let notes = state.snapshot.notes;
+        let notes = state.snapshot.generation;
         drop(state);
         self.inner.signal.raise();
         Notes(notes)
@@ -447,14 +447,15 @@ impl Spool {
 
     /// Whether these notes are durable. Where not, a change is awaited.
     pub fn is_saved(&self, notes: Notes) -> bool {
-        let is_saved = || self.state().snapshot.notes_saved > notes.0;
+        let is_saved = || self.state().snapshot.generation_saved > notes.0;
         is_saved() || {
             self.expect_change();
             is_saved()
         }
     }
 
-    /// Counts what is gone and cannot be delivered.
+    /// Counts what is gone and cannot be delivered. Saved without delay, and before what is acknowledged
+    /// after it: nothing that was skipped goes uncounted.
     pub fn count_loss(&self, source: &str, reason: &str, loss: Loss) {
         let mut table = self.table();
         let sum = table
@@ -464,7 +465,11 @@ impl Spool {
         sum.records += loss.records;
         sum.bytes += loss.bytes;
         drop(table);
-        self.note_changed();
+        let mut state = self.state();
+        state.snapshot.noted = true;
+        state.snapshot.is_urgent = true;
+        drop(state);
+        self.inner.signal.raise();
     }
 
     /// All losses so far, by source and reason, over all restarts.

@@ -49,21 +49,24 @@ impl Saved {
 }
 
 impl Spool {
-    /// Saves what is acknowledged, if that is news and the last time was long enough ago. Whether it did.
-    pub(super) fn save_acknowledged_when_due(&self) -> bool {
+    /// Saves these offsets, if there is news and the last time was long enough ago. Whether it did.
+    pub(super) fn save_acknowledged_when_due(&self, offsets: Acknowledged) -> bool {
         let now = (self.inner.clock)().0;
         let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
         let is_news = self.inner.is_acknowledged_news.load(SeqCst);
         if waited < ACKNOWLEDGED_EVERY_MS || !is_news {
             return false;
         }
-        self.save_acknowledged()
+        self.save_acknowledged(offsets)
     }
 
-    /// Saves what is acknowledged; whether the disk took it. A failure is said and tried again.
-    pub(super) fn save_acknowledged(&self) -> bool {
+    /// Saves these offsets; whether the disk took them. A failure is said and tried again.
+    pub(super) fn save_acknowledged(&self, offsets: Acknowledged) -> bool {
         self.inner.is_acknowledged_news.store(false, SeqCst);
-        let offsets = of_all(&self.state().partitions);
+        if of_all(&self.all_partitions()) != offsets {
+            // What came since they were taken waits for the next time.
+            self.inner.is_acknowledged_news.store(true, SeqCst);
+        }
         let path = self.inner.dir.join(open::ACKNOWLEDGED);
         let written = write_atomically(&*self.inner.storage, &path, &encode(&offsets));
         let mut state = self.state();
@@ -87,7 +90,8 @@ impl Spool {
     }
 }
 
-fn of_all(partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> Acknowledged {
+/// What is acknowledged of each partition now.
+pub(super) fn of_all(partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> Acknowledged {
     let offsets = partitions.iter();
     offsets
         .map(|(name, partition)| (name.clone(), partition.acknowledged()))

@@ -98,6 +98,7 @@ impl Spool {
                     partitions,
                     snapshot: SnapshotState {
                         generation,
+                        generation_saved: generation,
                         ..SnapshotState::default()
                     },
                     saved: Saved::holding(acknowledged.clone()),
@@ -129,7 +130,9 @@ impl Spool {
             let partition = self.partition(name);
             partition.is_none_or(|partition| partition.acknowledged() < *offset)
         };
-        if acknowledged.iter().any(is_past) && !self.save_acknowledged() {
+        if acknowledged.iter().any(is_past)
+            && !self.save_acknowledged(acknowledged::of_all(&self.all_partitions()))
+        {
             return Err(Error::new(
                 ErrorKind::Retry,
                 format!(

@@ -15,7 +15,7 @@ use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
 
 use super::partition::{ActiveSegment, Partition, Trimmable};
-use super::{Spool, lock, open, positions};
+use super::{Spool, acknowledged, lock, open, positions};
 use crate::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS};
 
 /// When the sync thread comes back without being woken, while something is waiting for its time.
@@ -36,15 +36,14 @@ pub enum SyncTurn {
 /// When the last snapshot was and what has happened since.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotState {
+    /// That of the newest that was taken, whether or not it came to anything.
     pub(crate) generation: u64,
     /// A position changed that no record carries.
     pub(crate) noted: bool,
     /// Somebody waits for what was noted.
     pub(crate) is_urgent: bool,
-    /// How many snapshots were taken, whether or not they came to anything.
-    pub(crate) notes: u64,
-    /// So many had been taken when the newest that is durable was.
-    pub(crate) notes_saved: u64,
+    /// That of the newest that is durable, or of the one that was read at the start.
+    pub(crate) generation_saved: u64,
     pub(crate) written_at_ms: i64,
     pub(crate) trimmed_at_ms: i64,
     /// Ends of the partitions at the last snapshot, in bytes ever written.
@@ -57,7 +56,7 @@ pub(crate) struct SnapshotState {
 /// A snapshot on its way to disk.
 struct Capture {
     generation: u64,
-    notes: u64,
+    is_urgent: bool,
     bytes: Vec<u8>,
     folded: BTreeMap<TopicPartition, Offset>,
 }
@@ -76,19 +75,25 @@ impl Spool {
         *lock(&self.inner.signal.raised) = false;
         let partitions = self.all_partitions();
         let bytes = self.written_since_last_turn();
+        // Before the table: losses are counted before what they skip is acknowledged.
+        let acknowledged = acknowledged::of_all(&partitions);
         let capture = self.capture(&partitions, Due::IfNeeded);
         let synced = self.sync_all(&partitions);
         let mut worked = synced.anything;
         if let Some(capture) = capture {
-            if synced.failed {
-                self.state().snapshot.noted = true;
-            } else {
-                self.write_snapshot(&capture, &partitions);
+            if !synced.failed && self.write_snapshot(&capture, &partitions) {
                 worked = true;
+            } else {
+                let snapshot = &mut self.state().snapshot;
+                snapshot.noted = true;
+                snapshot.is_urgent |= capture.is_urgent;
             }
         }
-        worked |= self.trim(&partitions);
-        worked |= self.save_acknowledged_when_due();
+        // What was skipped is gone only once its loss is saved.
+        if !self.state().snapshot.is_urgent {
+            worked |= self.trim(&partitions);
+            worked |= self.save_acknowledged_when_due(acknowledged);
+        }
         if worked {
             return SyncTurn::Worked { bytes };
         }
@@ -122,20 +127,25 @@ impl Spool {
     /// Makes everything durable, writes a snapshot and closes the logs. The spool takes nothing more.
     pub fn close(&self) -> Result<()> {
         let partitions = self.all_partitions();
+        let acknowledged = acknowledged::of_all(&partitions);
         let capture = self.capture(&partitions, Due::Always);
         let synced = self.sync_all(&partitions);
-        if let Some(capture) = capture.filter(|_| !synced.failed) {
-            self.write_snapshot(&capture, &partitions);
+        let is_written = capture
+            .as_ref()
+            .is_some_and(|capture| !synced.failed && self.write_snapshot(capture, &partitions));
+        if is_written || !capture.is_some_and(|capture| capture.is_urgent) {
+            self.save_acknowledged(acknowledged);
         }
-        self.save_acknowledged();
+        let mut closed = Ok(());
         for partition in partitions.values() {
-            partition.trim(ActiveSegment::Keep, (self.inner.clock)())?;
-            partition.close()?;
+            let trimmed = partition.trim(ActiveSegment::Keep, (self.inner.clock)());
+            // All are closed; the first failure is told.
+            closed = closed.and(trimmed).and(partition.close());
         }
-        Ok(())
+        closed
     }
 
-    fn all_partitions(&self) -> BTreeMap<TopicPartition, Arc<Partition>> {
+    pub(super) fn all_partitions(&self) -> BTreeMap<TopicPartition, Arc<Partition>> {
         self.state().partitions.clone()
     }
 
@@ -172,9 +182,7 @@ impl Spool {
             return None;
         }
         state.snapshot.noted = false;
-        state.snapshot.is_urgent = false;
-        state.snapshot.notes += 1;
-        let notes = state.snapshot.notes;
+        let is_urgent = std::mem::take(&mut state.snapshot.is_urgent);
         state.snapshot.written_at_ms = now;
         state.snapshot.bytes_at = state.snapshot.bytes_written;
         state.snapshot.generation += 1;
@@ -189,22 +197,23 @@ impl Spool {
         let bytes = positions::encode(generation, &meta, &folded, &self.table());
         Some(Capture {
             generation,
-            notes,
+            is_urgent,
             bytes,
             folded,
         })
     }
 
+    /// Writes a snapshot; whether the disk took it.
     fn write_snapshot(
         &self,
         capture: &Capture,
         partitions: &BTreeMap<TopicPartition, Arc<Partition>>,
-    ) {
+    ) -> bool {
         let name = open::SNAPSHOTS[usize::from(capture.generation % 2 == 1)];
         let path = self.inner.dir.join(name);
         match write_atomically(&*self.inner.storage, &path, &capture.bytes) {
             Ok(()) => {
-                self.state().snapshot.notes_saved = capture.notes;
+                self.state().snapshot.generation_saved = capture.generation;
                 // Who waited for it reads now.
                 self.tell_change();
                 for (name, partition) in partitions {
@@ -212,10 +221,11 @@ impl Spool {
                         partition.folded(upto);
                     }
                 }
+                true
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "position snapshot is not written");
-                self.state().snapshot.noted = true;
+                false
             }
         }
     }

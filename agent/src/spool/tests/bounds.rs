@@ -438,3 +438,34 @@ fn what_the_disk_gives_the_second_time_is_not_skipped() {
     let lost: Vec<u64> = spool.losses().values().map(|loss| loss.records).collect();
     assert_eq!(lost, [2]);
 }
+
+#[test]
+fn a_skip_is_never_saved_without_its_loss() {
+    for call in 0..20 {
+        let (disk, world) = small(1 << 20, 1 << 30);
+        let spool = world.open_spool();
+        let to = logs(0);
+        for _ in 0..3 {
+            assert_eq!(append(&spool, &to, b"line"), Taken::Yes);
+        }
+        sync(&spool);
+        world.pass(Duration::from_secs(2));
+        sync(&spool);
+        world.pass(Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
+        let lost = Loss {
+            records: 2,
+            bytes: 0,
+        };
+        spool.count_loss("spool", "damaged", lost);
+        spool.acknowledge(&to, offset(2));
+        disk.plan(disk.calls() + call, Fault::Io);
+        spool.sync_turn();
+        disk.kill();
+        disk.forgive();
+        drop(spool);
+        let spool = world.open_spool();
+        let is_skipped = spool.range(&to).start == offset(2);
+        assert!(!is_skipped || !spool.losses().is_empty(), "fault at {call}");
+        assert!(is_skipped || call < 19, "all of it is saved in one turn");
+    }
+}
