@@ -109,8 +109,9 @@ struct Broken {
 }
 
 enum Stopping {
-    /// Leaves for a better connection once all that was sent is acknowledged.
-    Superseded { link: Link, deadline: Instant },
+    /// Leaves for a better connection once all that was sent is acknowledged, however long that takes: it
+    /// may lead to another aggregator, who would get the same records once more.
+    Superseded { link: Link },
     /// Leaves once all of the spool is acknowledged.
     Shutdown { deadline: Instant },
     /// Leaves once all that was sent is acknowledged.
@@ -236,14 +237,13 @@ impl Driver {
             }
             tokio::select! {
                 biased;
-                () = shutdown.cancelled(), if self.stopping.is_none() => {
+                () = shutdown.cancelled(), if self.may_shut_down() => {
                     let deadline = Instant::now() + SHUTDOWN_GRACE;
                     self.stopping = Some(Stopping::Shutdown { deadline });
                 }
                 link = better.as_mut(), if self.stopping.is_none() => {
                     self.stop_sending();
-                    let deadline = Instant::now() + SHUTDOWN_GRACE;
-                    self.stopping = Some(Stopping::Superseded { link, deadline });
+                    self.stopping = Some(Stopping::Superseded { link });
                 }
                 _ = turn.tick() => {
                     let now = self.shared.now();
@@ -285,17 +285,16 @@ impl Driver {
     /// Whether what the session still waited for before it stops has come.
     async fn is_done(&mut self) -> Option<End> {
         let (deadline, waited_for) = match self.stopping.as_ref()? {
-            Stopping::Shutdown { deadline } => (*deadline, self.is_spool_empty()),
-            Stopping::Superseded { deadline, .. } | Stopping::NewProducer { deadline, .. } => {
-                (*deadline, self.is_settled())
-            }
+            Stopping::Shutdown { deadline } => (Some(*deadline), self.is_spool_empty()),
+            Stopping::Superseded { .. } => (None, self.is_settled()),
+            Stopping::NewProducer { deadline, .. } => (Some(*deadline), self.is_settled()),
         };
-        if !waited_for && Instant::now() < deadline {
+        if !waited_for && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return None;
         }
         Some(match self.stopping.take()? {
             Stopping::Shutdown { .. } => End::Shutdown,
-            Stopping::Superseded { link, .. } => End::Superseded(link),
+            Stopping::Superseded { link } => End::Superseded(link),
             // Under a new id, what was sent and not acknowledged would be appended twice.
             Stopping::NewProducer { reason, .. } if !waited_for => {
                 End::Lost(format!("{reason}; what was sent is not acknowledged yet"))
@@ -578,6 +577,11 @@ impl Driver {
 
     /// From here on no batch is noted as sent: senders look at their mark under the session's lock.
     fn stop_sending(&self) {
+    /// Whether nothing else is under way that ends by itself.
+    fn may_shut_down(&self) -> bool {
+        matches!(self.stopping, None | Some(Stopping::Superseded { .. }))
+    }
+
         let _session = self.shared.session();
         for state in self.slots.values() {
             state.stop();
