@@ -458,6 +458,8 @@ impl Driver {
         let header = header.map_err(|error| error.message)?;
         let state = Arc::new(SlotState::new(slot, partition));
         self.slots.insert(slot, Arc::clone(&state));
+        let refusals = &self.shared.producer.refusals;
+        refusals.forget(&state.partition.to_string());
         let mut writer = self.channel.open_slot(slot).await?;
         writer.write(header.encode().into()).await?;
         if self.is_draining() {
