@@ -160,7 +160,7 @@ pub const SEND_READ_BYTES: usize = 2 * BATCH_BYTES_MAX;
 pub const SPOOL_READ_RETRY: Duration = Duration::from_secs(1);
 
 /// Records behind the spool's end at which a partition counts as backlog: it yields to the partitions
-/// that are live, and its reads may wait for the disk.
+/// that are live.
 pub const BACKLOG_RECORDS: i64 = 50_000;
 
 /// How often an agent tells how it fares.

@@ -232,6 +232,17 @@ impl Spool {
         partition.read(from, bytes_max, self.owner())
     }
 
+    /// The same as [`read`](Self::read) without waiting for a disk; `None` where memory does not have it.
+    pub fn read_recent(
+        &self,
+        of: &TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Option<Result<Vec<Bytes>>> {
+        let partition = self.partition(of)?;
+        partition.read_recent(from, bytes_max, self.owner())
+    }
+
     /// The CRC that the batch beginning at `sequence` is sent with, if such a batch is spooled.
     pub fn batch_crc_at(&self, of: &TopicPartition, sequence: Sequence) -> Result<Option<u32>> {
         let range = self.range(of);

@@ -91,7 +91,7 @@ impl Sender {
                 self.state.wake.notified().await;
                 continue;
             }
-            let batches = self.read(allowance, priority).await?;
+            let batches = self.read(allowance).await?;
             let is_there = !batches.is_empty();
             match self.send_all(batches).await? {
                 Sent::Some => {}
@@ -99,24 +99,26 @@ impl Sender {
                 Sent::None if is_there => self.state.wake.notified().await,
                 Sent::None => {
                     // Nobody tells when the disk gives it after all.
-                    let _ = timeout(SPOOL_READ_RETRY, self.state.wake.notified()).await;
+                    timeout(SPOOL_READ_RETRY, self.state.wake.notified())
+                        .await
+                        .ok();
                 }
                 Sent::Hole => return Ok(Ended::Hole(self.state.partition.clone())),
             }
         }
     }
 
-    /// Reads what may be sent. What was just written is in the page cache and read at once; a backlog
-    /// may have to wait for the disk, elsewhere.
-    async fn read(&self, allowance: Allowance, priority: i32) -> Result<Vec<Bytes>, String> {
+    /// Reads what may be sent: from memory at once, from the disk elsewhere, for that may take its time.
+    async fn read(&self, allowance: Allowance) -> Result<Vec<Bytes>, String> {
         let bytes = usize::try_from(allowance.bytes).unwrap_or(usize::MAX);
         let bytes = bytes.min(SEND_READ_BYTES);
         let spool = self.shared.producer.spool.clone();
         let state = Arc::clone(&self.state);
-        let read = move || spool.read(&state.partition, allowance.from, bytes);
-        let batches = if priority == PRIORITY_LIVE {
-            read()
+        let recent = spool.read_recent(&state.partition, allowance.from, bytes);
+        let batches = if let Some(recent) = recent {
+            recent
         } else {
+            let read = move || spool.read(&state.partition, allowance.from, bytes);
             self.shared.producer.blocking.run(read).await
         };
         batches.map_err(|error| format!("{}: {error}", self.state.partition))

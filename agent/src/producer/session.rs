@@ -577,13 +577,13 @@ impl Driver {
         matches!(self.stopping, Some(NewProducer { .. } | Superseded { .. }))
     }
 
-    /// From here on no batch is noted as sent: senders look at their mark under the session's lock.
-    fn stop_sending(&self) {
     /// Whether nothing else is under way that ends by itself.
     fn may_shut_down(&self) -> bool {
         matches!(self.stopping, None | Some(Stopping::Superseded { .. }))
     }
 
+    /// From here on no batch is noted as sent: senders look at their mark under the session's lock.
+    fn stop_sending(&self) {
         let _session = self.shared.session();
         for state in self.slots.values() {
             state.stop();

@@ -140,6 +140,17 @@ impl Partition {
         }
     }
 
+    /// The same as [`read`](Self::read) where memory has it; `None` where the disk must be asked.
+    pub(crate) fn read_recent(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        owner: Owner,
+    ) -> Option<Result<Vec<Bytes>>> {
+        let batches = self.held().recent.read(from, bytes_max)?;
+        Some(batches.into_iter().map(|batch| owner.own(batch)).collect())
+    }
+
     /// Durable batches from `from` on, each in the name of `owner`.
     pub(crate) fn read(
         &self,
@@ -147,14 +158,13 @@ impl Partition {
         bytes_max: usize,
         owner: Owner,
     ) -> Result<Vec<Bytes>> {
+        if let Some(recent) = self.read_recent(from, bytes_max, owner) {
+            return recent;
+        }
         let reader = {
             let held = self.held();
             if from >= held.durable_end {
                 return Ok(Vec::new());
-            }
-            if let Some(batches) = held.recent.read(from, bytes_max) {
-                drop(held);
-                return batches.into_iter().map(|batch| owner.own(batch)).collect();
             }
             held.reader.clone()
         };

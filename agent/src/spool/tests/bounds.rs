@@ -308,7 +308,7 @@ fn a_failed_trim_leaves_nothing_that_is_taken_for_durable() {
         let trimmed = partition.trim(ActiveSegment::Keep, (world.clock())());
         assert!(call > 0 || trimmed.is_err());
         disk.forgive();
-        let _ = spool.save_notes();
+        spool.save_notes();
         spool.sync_turn();
         disk.power_cut();
         drop((partition, spool));
@@ -346,7 +346,7 @@ fn more_damaged_batches_than_one_read_passes_are_passed() {
     let (disk, world) = small(1 << 20, 1 << 30);
     let spool = world.open_spool();
     let to = logs(0);
-    let batches = 2 * GAPS_PER_READ_MAX as i64 + 10;
+    let batches = i64::try_from(2 * GAPS_PER_READ_MAX).unwrap() + 10;
     for _ in 0..batches {
         assert_eq!(append(&spool, &to, b"line"), Taken::Yes);
     }
@@ -396,7 +396,7 @@ fn batches_that_a_replay_cannot_read_are_told() {
     let log = log_of(&disk, &dir, &to);
     disk.overwrite(&log, &damaged_but_last(&disk.content(&log).unwrap()));
     for name in crate::spool::open::SNAPSHOTS {
-        let _ = disk.remove(&dir.join(name));
+        disk.remove(&dir.join(name)).ok();
     }
     let (_, report) = Spool::open(
         Arc::new(disk),
