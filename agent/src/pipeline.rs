@@ -280,14 +280,8 @@ impl Batch<'_> {
         self.cut()?;
         self.destination
             .push(value, headers, Some(placed), self.now);
-        if self
-            .destination
+        self.destination
             .cut_alone(self.spool, self.telemetry, self.now)
-        {
-            Ok(())
-        } else {
-            Err(Refused::TooLarge)
-        }
     }
 
     /// The moment that records bear.

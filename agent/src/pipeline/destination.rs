@@ -9,6 +9,7 @@ use commitlog::error::{Error, ErrorKind, Result};
 use commitlog::id::TopicPartition;
 use model::header;
 
+use super::Refused;
 use crate::ambient::Now;
 use crate::limits::{BATCH_RAW_BYTES_TARGET, POSITION_EVERY_BYTES, SPOOL_RETRY};
 use crate::spool::positions::Placed;
@@ -126,26 +127,29 @@ impl Destination {
         }
     }
 
-    /// Cuts a batch of one record; whether it could be cut. When not, the record is gone from here.
-    pub(super) fn cut_alone(&mut self, spool: &Spool, telemetry: &Telemetry, now: Now) -> bool {
-        match self.finish(spool) {
-            Ok(()) => {}
-            Err(error) if error.kind == ErrorKind::Input => {
-                self.builder.clear();
-                self.positions.clear();
-                self.positioned = 0;
-                return false;
+    /// Cuts a batch of one record. When that cannot be, the record is gone from here: left in the builder
+    /// it would be cut without a caller who can take it apart.
+    pub(super) fn cut_alone(
+        &mut self,
+        spool: &Spool,
+        telemetry: &Telemetry,
+        now: Now,
+    ) -> std::result::Result<(), Refused> {
+        if let Err(error) = self.finish(spool) {
+            self.builder.clear();
+            self.positions.clear();
+            self.positioned = 0;
+            if error.kind == ErrorKind::Input {
+                return Err(Refused::TooLarge);
             }
-            Err(error) => {
-                self.try_later(&error, now);
-                return true;
-            }
+            self.try_later(&error, now);
+            return Err(Refused::NoRoom);
         }
         self.offer(spool, telemetry);
-        true
+        Ok(())
     }
 
-    /// The spool could not make room for the partition; the records stay in the builder.
+    /// The spool could not make room for the partition.
     fn try_later(&mut self, error: &Error, now: Now) {
         tracing::warn!(partition = %self.partition, %error, "batch is not cut, trying again");
         self.retry_at = now.monotonic + SPOOL_RETRY;

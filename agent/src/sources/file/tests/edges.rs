@@ -1,10 +1,13 @@
 //! Crashes in the first second, full spools, directories that come and go.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use commitlog::id::Offset;
+use commitlog::storage::faulty::{Fault, FaultyDisk};
 
-use super::{expected, numbered};
+use super::{expected, noise, numbered};
 use crate::limits::COPY_GRACE;
 use crate::sources::file::StartAt;
 use crate::testing::World;
@@ -154,5 +157,24 @@ fn a_directory_that_is_deleted_and_made_again_is_followed() {
             std::fs::remove_dir_all(world.path("x")).unwrap();
             world.run_for(Duration::from_millis(100));
         }
+    }
+}
+
+#[test]
+fn a_line_that_does_not_compress_waits_for_a_failing_disk_and_comes_in_pieces() {
+    let long = noise(&mut 7, 900_000);
+    for call in 0..12 {
+        let disk = FaultyDisk::new();
+        let mut world = World::on(Arc::new(disk.clone()));
+        world.append("a.log", "");
+        world.run_for(Duration::from_secs(2));
+        let mut writer = world.writer("a.log");
+        writer.write_all(&long).unwrap();
+        writer.write_all(b"\n").unwrap();
+        disk.plan(disk.calls() + call, Fault::Io);
+        world.run_for(Duration::from_secs(2));
+        let records = world.records();
+        let values: Vec<u8> = records.into_iter().flat_map(|line| line.value).collect();
+        assert!(values == long, "{} bytes, fault at {call}", values.len());
     }
 }
