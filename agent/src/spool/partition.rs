@@ -368,6 +368,13 @@ impl Partition {
         }
     }
 
+    /// Whether a whole segment is acknowledged, or all there is.
+    pub(crate) fn gives_room(&self) -> bool {
+        let held = self.held();
+        let sealed_end = held.reader.first_sealed_end();
+        sealed_end.is_some_and(|end| end <= held.acknowledged) || held.acknowledged >= held.end
+    }
+
     /// Frees the segments that are acknowledged and whose positions are in a snapshot.
     pub(crate) fn trim(&self, active: ActiveSegment, now: Timestamp) -> Result<()> {
         let mut writer = self.log();

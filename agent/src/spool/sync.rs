@@ -14,7 +14,7 @@ use commitlog::error::{Error, Result};
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
 
-use super::partition::{ActiveSegment, Partition, Trimmable};
+use super::partition::{ActiveSegment, Partition};
 use super::{Spool, acknowledged, lock, open, positions};
 use crate::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS};
 
@@ -172,8 +172,7 @@ impl Spool {
         // A wall clock that was set back must not hold a snapshot up.
         let waited = (now - state.snapshot.written_at_ms).unsigned_abs() >= pause_ms;
         let trims = partitions.values().any(|partition| {
-            let trimmable = partition.trimmable();
-            trimmable.after_snapshot && self.is_worth_it(&trimmable, need)
+            partition.trimmable().after_snapshot && self.is_worth_it(partition, need)
         });
         let is_due = state.snapshot.is_urgent
             || written >= SNAPSHOT_EVERY_BYTES
@@ -268,8 +267,7 @@ impl Spool {
         };
         let need = self.need();
         for (name, partition) in partitions {
-            let trimmable = partition.trimmable();
-            if trimmable.now && self.is_worth_it(&trimmable, need) {
+            if partition.trimmable().now && self.is_worth_it(partition, need) {
                 free(name, partition, ActiveSegment::Keep);
             }
         }
@@ -295,9 +293,13 @@ impl Spool {
         }
     }
 
-    /// Usually a whole segment at least, so that checkpoints stay rare.
-    fn is_worth_it(&self, trimmable: &Trimmable, need: Need) -> bool {
-        need == Need::Room || trimmable.disk_bytes > self.inner.config.segment_bytes
+    /// Usually a segment's worth at least, so that checkpoints stay rare; where room is needed, whatever
+    /// gives any.
+    fn is_worth_it(&self, partition: &Partition, need: Need) -> bool {
+        match need {
+            Need::Usual => partition.trimmable().disk_bytes > self.inner.config.segment_bytes,
+            Need::Room => partition.gives_room(),
+        }
     }
 }
 

@@ -82,6 +82,12 @@ impl LogReader {
         self.shared.state().bytes()
     }
 
+    /// Where the oldest sealed segment ends: the first offset up to which trimming frees anything.
+    pub fn first_sealed_end(&self) -> Option<Offset> {
+        let state = self.shared.state();
+        state.sealed.values().next().map(|segment| segment.end)
+    }
+
     /// The number of segments, the one being written included.
     pub fn segments(&self) -> usize {
         self.shared.state().sealed.len() + 1

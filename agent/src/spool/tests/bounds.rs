@@ -8,7 +8,7 @@ use commitlog::batch::header::BatchHeader;
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::limits::GAPS_PER_READ_MAX;
 use commitlog::storage::Storage;
-use commitlog::storage::faulty::{Fault, FaultyDisk};
+use commitlog::storage::faulty::{Call, Fault, FaultyDisk};
 
 use super::{append, batch, logs, sync};
 use crate::limits::ACKNOWLEDGED_EVERY_MS;
@@ -468,4 +468,32 @@ fn a_skip_is_never_saved_without_its_loss() {
         assert!(!is_skipped || !spool.losses().is_empty(), "fault at {call}");
         assert!(is_skipped || call < 19, "all of it is saved in one turn");
     }
+}
+
+#[test]
+fn a_full_spool_writes_positions_only_when_that_gives_room() {
+    let (disk, world) = small(8192, 40_000);
+    let spool = world.open_spool();
+    let to = logs(0);
+    fill(&spool, 1);
+    let_pass(&world, &spool, Duration::from_secs(3));
+    disk.record();
+    let written = || {
+        let history = disk.history();
+        let positions = history.iter().filter(|(call, path)| {
+            *call == Call::Rename && path.to_string_lossy().contains("positions")
+        });
+        positions.count()
+    };
+    // Far from a segment's end.
+    for upto in 1..=4 {
+        spool.acknowledge(&to, offset(upto));
+        let_pass(&world, &spool, Duration::from_secs(1));
+    }
+    assert_eq!(written(), 0);
+    assert!(spool.is_full());
+    spool.acknowledge(&to, offset(20));
+    let_pass(&world, &spool, Duration::from_secs(1));
+    assert!(written() > 0);
+    assert!(!spool.is_full());
 }
