@@ -167,8 +167,8 @@ impl BatchBuilder {
     }
 
     /// Cuts what was pushed: one batch, or several where one would be too large, appended to `out`
-    /// with base offset 0 each. Where records bear a header of their own, the cut is behind one. The first record gets the producer's `base_sequence`, the others
-    /// follow. The builder is empty afterwards.
+    /// with base offset 0 each. Where records bear a header of their own, the cut is behind one. The first
+    /// record gets the producer's `base_sequence`, the others follow. The builder is empty afterwards.
     ///
     /// An [`ErrorKind::Input`] error names a record that fits into no batch, because it is longer than
     /// [`RECORD_BYTES_MAX`] or does not compress below [`BATCH_BYTES_MAX`]; then `out` is as before and
