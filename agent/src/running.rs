@@ -80,6 +80,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     let host = host(&config);
     let sources = sources(&config, &host, &spool, &telemetry)?;
 
+    let waker = Waker::new().context("cannot make a pipe")?;
     let failed = CancellationToken::new();
     let mut producer = Producer::new(
         spool.clone(),
@@ -104,11 +105,16 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     };
 
     let sync_stop = Arc::new(AtomicBool::new(false));
-    let sync = start_sync(spool.clone(), Arc::clone(&sync_stop), failed.clone())?;
-    let waker = Waker::new().context("cannot make a pipe")?;
     let pipeline = Pipeline::new(sources, spool.clone(), telemetry);
-    let data = spawn(pipeline, waker.clone(), parts.clock, failed.clone())
-        .context("cannot start the data thread")?;
+    let threads = || -> anyhow::Result<_> {
+        let data = spawn(pipeline, waker.clone(), parts.clock, failed.clone())
+            .context("cannot start the data thread")?;
+        let sync = start_sync(spool.clone(), Arc::clone(&sync_stop), failed.clone())
+            .inspect_err(|_| waker.stop())?;
+        Ok((data, sync))
+    };
+    let threads = threads().inspect_err(|_| status.iter().for_each(TaskHandle::abort));
+    let (data, sync) = threads?;
     let shipping = CancellationToken::new();
     let producer = tokio::spawn(ship(producer, shipping.clone(), failed.clone()));
     Ok(Running {
@@ -151,6 +157,8 @@ impl Running {
         let sync = spawn_blocking(move || sync.join()).await?;
         if let Some(status) = self.status {
             status.abort();
+            // It has ended: aborted, or before.
+            status.await.ok();
         }
         let spool = self.spool;
         spawn_blocking(move || spool.close())
