@@ -230,6 +230,21 @@ impl Outlet<'_> {
         }
     }
 
+    /// Forgets an epoch whose file is gone, whose last position this is. What was taken of it may still
+    /// be in the open batch, which would bring it back: then it is saved as finished, behind the batch,
+    /// and forgotten at the next start.
+    pub fn forget(&mut self, mut placed: Placed) {
+        let destination = placed.partition.as_ref().map(|it| self.destination(it));
+        let destination = destination.map(|id| &mut self.flow.destinations[id.0]);
+        if let Some(destination) = destination.filter(|it| !it.is_empty()) {
+            placed.position.finished = true;
+            destination.note(placed);
+        } else {
+            let position = &placed.position;
+            self.flow.spool.forget(position.lineage, position.epoch);
+        }
+    }
+
     /// Counts what is gone for good.
     pub fn count_loss(&mut self, source: &str, reason: &'static str, loss: Loss) {
         self.flow.spool.count_loss(source, reason, loss);

@@ -363,6 +363,8 @@ impl Spool {
         let partition = self.partition_or_create(to)?;
         let batch_bytes = batch.len() as u64;
         let now = (self.inner.clock)();
+        // No record carries that its file is finished.
+        let is_noted = positions.iter().any(|it| it.position.finished);
         let mut append = || {
             if self.is_full() {
                 return Ok(Taken::Wait);
@@ -380,7 +382,9 @@ impl Spool {
             taken = append()?;
         }
         if taken == Taken::Yes {
-            self.state().snapshot.bytes_written += batch_bytes;
+            let snapshot = &mut self.state().snapshot;
+            snapshot.bytes_written += batch_bytes;
+            snapshot.noted |= is_noted;
             self.inner.signal.raise();
         }
         Ok(taken)

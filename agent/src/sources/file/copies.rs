@@ -174,7 +174,13 @@ impl FileSource {
 
     /// There is no copy: what is known to be unread is lost.
     fn give_up(&mut self, id: EpochId, out: &mut Outlet<'_>) {
-        let Some((lineage, path, epoch)) = self.remove_epoch(id) else {
+        let lineage = self.lineages[id.lineage].as_mut();
+        let placed = lineage.and_then(|lineage| {
+            let mut epochs = lineage.epochs.iter();
+            let epoch = epochs.find(|epoch| epoch.number == id.number)?;
+            Some(lineage.placed(epoch))
+        });
+        let Some(((_, path, epoch), placed)) = self.remove_epoch(id).zip(placed) else {
             return;
         };
         let bytes = epoch.size_seen.saturating_sub(epoch.offset);
@@ -184,7 +190,7 @@ impl FileSource {
             let loss = Loss { records: 1, bytes };
             out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
         }
-        out.spool().forget(lineage, epoch.number);
+        out.forget(placed);
         self.queue(id.lineage);
     }
 

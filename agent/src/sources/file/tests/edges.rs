@@ -178,3 +178,25 @@ fn a_line_that_does_not_compress_waits_for_a_failing_disk_and_comes_in_pieces() 
         assert!(values == long, "{} bytes, fault at {call}", values.len());
     }
 }
+
+#[test]
+fn a_truncated_file_that_has_no_copy_is_not_remembered_over_restarts() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.settle();
+    // Taken, and in the open batch when the file is found to be truncated.
+    world.append("a.log", "two\n");
+    world.turn();
+    world.truncate("a.log");
+    world.append("a.log", "3\n");
+    world.run_for(Duration::from_secs(7));
+    assert_eq!(world.lines_of("a.log"), ["one", "two", "3"]);
+    for _ in 0..2 {
+        world.kill();
+        world.run_for(Duration::from_secs(12));
+    }
+    assert_eq!(world.lines_of("a.log"), ["one", "two", "3"]);
+    assert_eq!(world.losses(), Vec::<String>::new());
+    let positions = world.spool().positions();
+    assert_eq!(positions.len(), 1, "{positions:?}");
+}
