@@ -87,7 +87,7 @@ pub struct LogsConfig {
     pub topic: TopicName,
     /// On each of its records, over those of the agent.
     pub labels: BTreeMap<String, String>,
-    /// Where reading begins in files that are there at the first start.
+    /// Where reading begins in files that are there and can be read at the first start.
     pub start_at: StartAt,
 }
 
@@ -226,7 +226,7 @@ impl Section for LogsConfig {
             start_at: fields.value(
                 "start_at",
                 StartAt::Beginning,
-                "Where reading begins in files that are there at the first start.",
+                "Where reading begins in files that are there and can be read at the first start.",
             ),
         };
         check_labels(&section.labels, fields);

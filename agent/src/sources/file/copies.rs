@@ -32,6 +32,8 @@ pub(super) struct Suspect {
     directory: usize,
     name: OsString,
     key: FileKey,
+    /// Where it is begun if it is a file of its own.
+    from: u64,
     size: u64,
     changed_at: Duration,
 }
@@ -232,6 +234,7 @@ impl FileSource {
             directory,
             name: name.to_owned(),
             key: opened.key,
+            from: opened.from,
             size: opened.size,
             changed_at: now.monotonic,
         });
@@ -287,9 +290,10 @@ impl FileSource {
         let is_over = |suspect: &mut Suspect| now.saturating_sub(suspect.changed_at) >= COPY_GRACE;
         for suspect in self.suspects.extract_if(.., is_over).collect::<Vec<_>>() {
             let path = self.directories[suspect.directory].path.join(&suspect.name);
-            if let Ok(Some(opened)) = self.open(&path)
+            if let Ok(Some(mut opened)) = self.open(&path)
                 && !self.known.contains_key(&opened.key)
             {
+                opened.from = suspect.from;
                 self.begin(suspect.directory, &suspect.name, opened, out);
             }
         }

@@ -28,6 +28,8 @@ pub(super) struct Opened {
     pub(super) file: File,
     pub(super) key: FileKey,
     pub(super) size: u64,
+    /// Where reading begins if it was never met.
+    pub(super) from: u64,
 }
 
 impl FileSource {
@@ -186,6 +188,7 @@ impl FileSource {
             file,
             key,
             size: metadata.len(),
+            from: 0,
         }))
     }
 
@@ -204,8 +207,31 @@ impl FileSource {
                 let error = io::Error::other("it is the agent's own log");
                 self.say_unreadable(&path, &error);
             }
-            None if self.is_suspect(directory, name, &opened, out.now()) => {}
-            None => self.begin(directory, name, opened, out),
+            None => self.found_new(directory, name, opened, out),
+        }
+    }
+
+    /// A path names a file that was never met. Where it is begun is settled now, also when it may be a
+    /// copy and is not begun yet.
+    fn found_new(
+        &mut self,
+        directory: usize,
+        name: &OsStr,
+        mut opened: Opened,
+        out: &mut Outlet<'_>,
+    ) {
+        let at_end = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
+        if at_end {
+            match last_line_end(&opened.file) {
+                Ok(end) => opened.from = end,
+                Err(error) => {
+                    let path = self.directories[directory].path.join(name);
+                    return self.say_unreadable(&path, &error);
+                }
+            }
+        }
+        if !self.is_suspect(directory, name, &opened, out.now()) {
+            self.begin(directory, name, opened, out);
         }
     }
 
@@ -291,7 +317,6 @@ impl FileSource {
         let now = out.now();
         let index = self.lineage(directory, name);
         self.detach_named(index, now);
-        let at_end = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
@@ -301,7 +326,9 @@ impl FileSource {
         let number = next_number(lineage.last_epoch, now);
         let mut epoch = Epoch::new(number, opened.key, opened.file, now.monotonic);
         epoch.saw_size(opened.size, now.monotonic);
-        if at_end && let Err(error) = self.reader.skip_to_end(&mut epoch) {
+        if opened.from > 0
+            && let Err(error) = self.reader.skip(&mut epoch, opened.from)
+        {
             return self.say_unreadable(&path, &error);
         }
         lineage.last_epoch = Some(number);
@@ -526,12 +553,12 @@ impl Directory {
 }
 
 impl Reader {
-    /// Moves a new epoch behind the file's last whole line.
-    fn skip_to_end(&self, epoch: &mut Epoch) -> io::Result<()> {
+    /// Moves a new epoch to an offset of its file.
+    fn skip(&self, epoch: &mut Epoch, offset: u64) -> io::Result<()> {
         let Some(file) = epoch.file.take() else {
             return Ok(());
         };
-        let moved = last_line_end(&file).and_then(|offset| self.restart_at(&file, epoch, offset));
+        let moved = self.restart_at(&file, epoch, offset);
         epoch.file = Some(file);
         moved
     }

@@ -200,3 +200,18 @@ fn a_truncated_file_that_has_no_copy_is_not_remembered_over_restarts() {
     let positions = world.spool().positions();
     assert_eq!(positions.len(), 1, "{positions:?}");
 }
+
+#[test]
+fn what_may_be_a_copy_at_the_very_first_start_is_begun_at_its_end_too() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.start_at = StartAt::End;
+    world.append("a.log", &numbered(0..50));
+    world.append("a.log.1", &numbered(0..60));
+    world.settle();
+    world.append("a.log", "new\n");
+    world.append("a.log.1", "newer\n");
+    world.run_for(COPY_GRACE * 2);
+    assert_eq!(world.lines_of("a.log"), ["new"]);
+    assert_eq!(world.lines_of("a.log.1"), ["newer"]);
+}
