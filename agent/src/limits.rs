@@ -58,6 +58,14 @@ pub const SPOOL_RECENT_BYTES_MAX: usize = 1024 * 1024;
 /// Grain of the account that tells how many bytes are unacknowledged. Smaller batches share one entry.
 pub const SPOOL_MARK_BYTES: u64 = 64 * 1024;
 
+/// What the spool leaves free on its disk, and a sixteenth of a small disk: freeing spooled segments
+/// takes a snapshot, a checkpoint and a new segment first, so a spool that took the last byte could never
+/// give one back. A snapshot of 20,000 files has 6 MiB.
+pub const SPOOL_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The part of a small disk that the spool leaves free.
+pub const SPOOL_RESERVE_SHARE: u64 = 16;
+
 /// How long the data thread waits before it tries a full or failed spool again when nobody wakes it.
 pub const SPOOL_RETRY: Duration = Duration::from_millis(100);
 

@@ -44,7 +44,7 @@ use commitlog::storage::{Lock, Storage, write_atomically};
 use tokio::sync::watch;
 
 use crate::ambient::{Clock, Random};
-use crate::limits::{LINGER_DEFAULT, LINGER_MAX};
+use crate::limits::{LINGER_DEFAULT, LINGER_MAX, SPOOL_RESERVE_BYTES, SPOOL_RESERVE_SHARE};
 use meta::Meta;
 use partition::{Owner, Partition};
 use positions::{Loss, Placed, Table};
@@ -141,6 +141,8 @@ struct Inner {
     on_change: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     /// Whether somebody waits.
     is_awaited: AtomicBool,
+    /// The disk had no more room than the reserve when it was looked at last.
+    is_disk_short: AtomicBool,
     /// Something was acknowledged that is not saved.
     is_acknowledged_news: AtomicBool,
     _lock: Lock,
@@ -366,7 +368,7 @@ impl Spool {
         // No record carries that its file is finished.
         let is_noted = positions.iter().any(|it| it.position.finished);
         let mut append = || {
-            if self.is_full() {
+            if self.is_full() || self.is_disk_short(batch_bytes) {
                 return Ok(Taken::Wait);
             }
             partition.append(batch, self.owner(), now, || {
@@ -398,10 +400,38 @@ impl Spool {
         }
     }
 
-    /// Whether the spool is at its limit of disk. Discovery goes on, reading does not. What is
-    /// acknowledged goes by whole segments; of a full spool also the segments that are being written.
+    /// Whether the spool is at its limit, or the disk at its own. Discovery goes on, reading does not.
+    /// What is acknowledged goes by whole segments; of a full spool also the segments that are being
+    /// written.
     pub fn is_full(&self) -> bool {
-        self.fill().disk_bytes >= self.inner.config.bytes_max
+        self.inner.is_disk_short.load(SeqCst)
+            || self.fill().disk_bytes >= self.inner.config.bytes_max
+    }
+
+    /// Looks whether the disk has room for so many bytes and the reserve; once it had not, for a little
+    /// more, so that it does not change with every batch.
+    fn is_disk_short(&self, bytes: u64) -> bool {
+        let Ok(space) = self.inner.storage.free_bytes(&self.inner.dir) else {
+            // The write itself will tell.
+            return false;
+        };
+        let reserve = SPOOL_RESERVE_BYTES.min(space.total / SPOOL_RESERVE_SHARE);
+        let was_short = self.inner.is_disk_short.load(SeqCst);
+        let more = if was_short { reserve / 4 } else { 0 };
+        let is_short = space.free < bytes.saturating_add(reserve + more);
+        self.inner.is_disk_short.store(is_short, SeqCst);
+        let dir = self.inner.dir.display();
+        match (was_short, is_short) {
+            (false, true) => tracing::warn!(
+                %dir, free_bytes = space.free, reserve_bytes = reserve,
+                "the disk is full: reading waits for room, nothing is lost unless files rotate away"
+            ),
+            (true, false) => {
+                tracing::info!(%dir, free_bytes = space.free, "the disk has room: reading goes on");
+            }
+            _ => {}
+        }
+        is_short
     }
 
     /// How full it is.

@@ -58,6 +58,10 @@ impl Status {
                 "a part of the agent has ended; its log says why\n",
             ),
             "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.spool.is_full() => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the spool or its disk is full: reading waits until an aggregator takes more\n",
+            ),
             "/readyz" => match self.producer.connected() {
                 Connected::No => text(StatusCode::OK, "ok, spooling: no aggregator is connected\n"),
                 Connected::Quic => text(StatusCode::OK, "ok, shipping over QUIC\n"),

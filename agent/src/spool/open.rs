@@ -110,6 +110,7 @@ impl Spool {
                 unsynced_bytes,
                 on_change: Mutex::new(None),
                 is_awaited: AtomicBool::new(false),
+                is_disk_short: AtomicBool::new(false),
                 is_acknowledged_news: AtomicBool::new(false),
                 _lock: lock,
             }),

@@ -396,9 +396,18 @@ impl Partition {
             }
             return Err(error);
         }
-        let mut held = self.held();
-        held.disk_bytes = log.bytes();
-        held.trimmed = upto;
+        let bytes = log.bytes();
+        {
+            let mut held = self.held();
+            held.disk_bytes = bytes;
+            held.trimmed = upto;
+        }
+        if active == ActiveSegment::Free {
+            // A journalling file system gives the blocks of a file back once its name is durably gone.
+            let dir = &self.place.dir;
+            let synced = self.place.storage.sync_dir(dir);
+            synced.map_err(|error| Error::io(format!("sync {}", dir.display()), error))?;
+        }
         Ok(())
     }
 

@@ -75,6 +75,7 @@ impl Spool {
         *lock(&self.inner.signal.raised) = false;
         let partitions = self.all_partitions();
         let bytes = self.written_since_last_turn();
+        self.look_for_room();
         // Before the table: losses are counted before what they skip is acknowledged.
         let acknowledged = acknowledged::of_all(&partitions);
         let capture = self.capture(&partitions, Due::IfNeeded);
@@ -283,6 +284,13 @@ impl Spool {
             self.tell_change();
         }
         worked
+    }
+
+    /// Nothing is appended to a full disk, so nothing else looks whether it has room again.
+    fn look_for_room(&self) {
+        if self.inner.is_disk_short.load(SeqCst) && !self.is_disk_short(0) {
+            self.tell_change();
+        }
     }
 
     fn need(&self) -> Need {

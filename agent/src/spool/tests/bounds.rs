@@ -43,6 +43,25 @@ fn fill(spool: &Spool, partitions: u32) -> u32 {
     panic!("the spool has no limit");
 }
 
+#[test]
+fn a_full_disk_gives_back_what_is_acknowledged() {
+    // The limit of the spool is far beyond the disk, and a segment is larger than it.
+    let (disk, world) = small(1 << 30, 1 << 40);
+    disk.limit(Some(256 * 1024));
+    let spool = world.open_spool();
+    for _ in 0..3 {
+        assert!(fill(&spool, 2) > 100, "most of the disk is used");
+        assert!(spool.is_full() && !spool.has_room());
+        for partition in 0..2 {
+            let range = spool.range(&logs(partition));
+            assert_eq!(range.durable_end, range.end);
+            spool.acknowledge(&logs(partition), range.end);
+        }
+        let_pass(&world, &spool, Duration::from_secs(2));
+        assert!(spool.has_room());
+    }
+}
+
 /// Lets the sync thread do all that time brings.
 fn let_pass(world: &World, spool: &Spool, time: Duration) {
     let step = Duration::from_millis(100);
