@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commitlog::id::Offset;
 use commitlog::storage::faulty::{Fault, FaultyDisk};
 
 use super::{expected, noise, numbered};
@@ -87,18 +86,23 @@ fn full() -> World {
     world
 }
 
-/// Acknowledges all there is, until all is read.
+/// Acknowledges all there is, until nothing has come for longer than anything is waited for.
 fn drain(world: &mut World) -> Vec<String> {
     let mut seen = Vec::new();
-    for _ in 0..200 {
-        world.run_for(Duration::from_millis(300));
-        seen.extend(world.lines().remove("a.log").unwrap_or_default());
+    let mut quiet = Duration::ZERO;
+    while quiet < 3 * COPY_GRACE {
+        let step = Duration::from_millis(300);
+        world.run_for(step);
+        let mut lines = world.lines();
+        quiet = if lines.is_empty() {
+            quiet + step
+        } else {
+            Duration::ZERO
+        };
+        seen.extend(lines.remove("a.log").unwrap_or_default());
         let spool = world.spool();
         for partition in spool.partitions() {
             spool.acknowledge(&partition, spool.range(&partition).durable_end);
-        }
-        if spool.range(&spool.partitions()[0]).start == Offset::ZERO {
-            break;
         }
     }
     seen
