@@ -331,6 +331,12 @@ impl FileSource {
         {
             return self.say_unreadable(&path, &error);
         }
+        if let Err(error) = self.take_from_aside(&mut epoch, out) {
+            return self.say_unreadable(&path, &error);
+        }
+        let Some(lineage) = &mut self.lineages[index] else {
+            return;
+        };
         lineage.last_epoch = Some(number);
         lineage.epochs.push_back(epoch);
         let id = EpochId {

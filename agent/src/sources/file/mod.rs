@@ -39,7 +39,7 @@ use std::time::Duration;
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::{TopicName, TopicPartition};
 use model::header;
-use model::position::FileKey;
+use model::position::{FileKey, Position};
 
 use super::{Next, Source};
 use crate::ambient::Now;
@@ -98,6 +98,8 @@ pub struct FileSource {
     free_lineages: Vec<usize>,
     /// Which lineage has the inode, and under which epoch.
     known: HashMap<FileKey, EpochId>,
+    /// What was read of files that the patterns no longer mean.
+    aside: HashMap<FileKey, Position>,
     suspects: Vec<Suspect>,
     /// Lineages that may have something to read.
     ready: VecDeque<usize>,
@@ -177,6 +179,7 @@ impl FileSource {
             lineages: Vec::new(),
             free_lineages: Vec::new(),
             known: HashMap::new(),
+            aside: HashMap::new(),
             suspects: Vec::new(),
             ready: VecDeque::new(),
             looks: BTreeSet::new(),

@@ -74,6 +74,20 @@ impl Patterns {
         self.files.is_match(path) && !self.excluded.is_match(path)
     }
 
+    /// Whether the walk would come by this path, were it there: it matches, and no directory on the way
+    /// is left out.
+    pub(super) fn reaches(&self, path: &Path) -> bool {
+        let is_reached = |root: &Root| {
+            let mut above = path.ancestors().skip(1);
+            path.starts_with(&root.base)
+                && above
+                    .by_ref()
+                    .take_while(|dir| dir.starts_with(&root.base))
+                    .all(|dir| !self.excluded.is_match(dir))
+        };
+        self.matches(path) && self.roots.iter().any(is_reached)
+    }
+
     /// Goes through all directories that can hold a match.
     pub(super) fn walk(&self, visit: &mut dyn FnMut(Visit<'_>)) {
         for root in &self.roots {

@@ -4,6 +4,10 @@
 //! among the names of its directory, where a rotation will have left it. Key and guards must hold, or it
 //! is another file. The newest epoch of a path comes first: an older one of the same inode was truncated
 //! since, and can only be left in a copy.
+//!
+//! A position whose path the patterns no longer reach is set aside: its file is not followed, and the
+//! spool keeps the position, so that nothing comes twice when the pattern does. The same inode under a
+//! path that is meant goes on where the position left off.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -46,10 +50,61 @@ impl FileSource {
         }
         for mut epochs in lineages.into_values() {
             epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
+            let path = path_of(&epochs[0].position);
+            if !self.patterns.reaches(&path) {
+                self.set_aside(&path, epochs);
+                continue;
+            }
             for placed in epochs {
                 self.resume_epoch(placed, out);
             }
         }
+    }
+
+    /// Keeps the positions of a path that is no longer meant, and says what is not read.
+    fn set_aside(&mut self, path: &Path, epochs: Vec<Placed>) {
+        let (mut is_there, mut unread_bytes) = (false, 0);
+        for Placed { position, .. } in epochs {
+            // A newer epoch of the same inode, or another path's.
+            if self.aside.contains_key(&position.key) {
+                continue;
+            }
+            if let Ok(Some((_, opened))) = self.find(path, &position) {
+                let is_same = self.reader.is_same(&opened.file, &position);
+                let read = if is_same.unwrap_or(true) {
+                    position.offset
+                } else {
+                    0
+                };
+                unread_bytes += opened.size.saturating_sub(read);
+                is_there = true;
+            }
+            self.aside.insert(position.key, position);
+        }
+        if is_there {
+            tracing::warn!(source = self.config.name, path = %path.display(), unread_bytes,
+                "file is not followed any more: `files` and `exclude` do not mean it");
+        }
+    }
+
+    /// Moves a new epoch to where a position that was set aside left off, if there is one.
+    pub(super) fn take_from_aside(
+        &mut self,
+        epoch: &mut Epoch,
+        out: &mut Outlet<'_>,
+    ) -> io::Result<()> {
+        let (Some(position), Some(file)) = (self.aside.get(&epoch.key), &epoch.file) else {
+            return Ok(());
+        };
+        let (file, size_seen) = (file.try_clone()?, epoch.size_seen);
+        if self.reader.is_same(&file, position)? {
+            self.reader.restart_at(&file, epoch, position.offset)?;
+            epoch.size_seen = size_seen.max(position.offset);
+        }
+        if let Some(position) = self.aside.remove(&epoch.key) {
+            out.spool().forget(position.lineage, position.epoch);
+        }
+        Ok(())
     }
 
     fn resume_epoch(&mut self, placed: Placed, out: &mut Outlet<'_>) {
@@ -57,7 +112,7 @@ impl FileSource {
             position,
             partition,
         } = placed;
-        let path = PathBuf::from(OsString::from_vec(position.path.clone()));
+        let path = path_of(&position);
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return;
         };
@@ -133,7 +188,7 @@ impl FileSource {
             }
             Ok(false) => self.truncated(id, out),
             Err(error) => {
-                let path = PathBuf::from(OsString::from_vec(position.path.clone()));
+                let path = path_of(position);
                 self.say_unreadable(&path, &error);
             }
         }
@@ -210,6 +265,10 @@ impl FileSource {
         }
         Ok(None)
     }
+}
+
+fn path_of(position: &Position) -> PathBuf {
+    PathBuf::from(OsString::from_vec(position.path.clone()))
 }
 
 /// The epoch of a position, as far as the position tells.

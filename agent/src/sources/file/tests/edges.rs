@@ -137,6 +137,49 @@ fn a_file_that_was_never_read_goes_on_in_its_copy() {
 }
 
 #[test]
+fn what_was_excluded_meanwhile_is_not_followed_and_comes_once_when_it_is_meant_again() {
+    for exclude in ["secret.log", "**"] {
+        let mut world = World::new();
+        world.append("a.log", "1\n");
+        world.append("secret.log", "1\n");
+        world.settle();
+        world.stop();
+        world.config.exclude = vec![world.path(exclude).display().to_string()];
+        world.append("secret.log", "2\n");
+        for _ in 0..2 {
+            world.run_for(Duration::from_secs(1));
+            world.append("secret.log", "3\n");
+            world.append("a.log", "2\n");
+            world.run_for(Duration::from_secs(1));
+            assert_eq!(world.lines_of("secret.log"), ["1"]);
+            world.stop();
+        }
+        world.config.exclude.clear();
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(world.lines_of("secret.log"), ["1", "2", "3", "3"]);
+        assert_eq!(world.lines_of("a.log"), ["1", "2", "2"], "{exclude}");
+        assert!(world.losses().is_empty());
+    }
+}
+
+#[test]
+fn a_file_under_a_path_that_is_meant_now_goes_on_where_the_other_left_off() {
+    let mut world = World::new();
+    world.append("a.log", "1\n");
+    world.settle();
+    world.stop();
+    world.config.files = vec![world.path("*.txt").display().to_string()];
+    world.append("a.log", "2\n");
+    world.rename("a.log", "a.txt");
+    world.run_for(Duration::from_secs(1));
+    world.kill();
+    world.append("a.txt", "3\n");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["1"]);
+    assert_eq!(world.lines_of("a.txt"), ["2", "3"]);
+}
+
+#[test]
 fn a_directory_that_is_deleted_and_made_again_is_followed() {
     for pattern in ["x/*.log", "x/y/*.log", "x/**/*.log"] {
         let mut world = World::new();
