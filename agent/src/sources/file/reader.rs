@@ -134,12 +134,17 @@ impl Reader {
             return Ok(Read::End(Taken::default()));
         };
         let filled = self.fill(&file, epoch);
+        let length = file.metadata().map(|metadata| metadata.len());
         epoch.file = Some(file);
         let Some(filled) = filled? else {
             return Ok(Read::Replaced);
         };
-        let size = filled.from + filled.end as u64;
-        if filled.ended && size < epoch.size_seen {
+        let mut size = filled.from + filled.end as u64;
+        if !filled.ended {
+            // What this read has no room for counts too, should it be cut off before the next one.
+            size = size.max(length?);
+        }
+        if size < epoch.size_seen {
             let lost = epoch.size_seen - size;
             epoch.size_seen = size;
             return Ok(Read::Shrunk(lost));

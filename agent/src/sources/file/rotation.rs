@@ -90,6 +90,10 @@ impl FileSource {
                 Progress::Some(1)
             }
             Ok(Read::Shrunk(bytes)) => {
+                if let Some(lineage) = &self.lineages[id.lineage] {
+                    tracing::warn!(source = self.config.name, path = %lineage.path.display(), bytes,
+                        "file was cut before all of it was read; at least these bytes are lost");
+                }
                 let loss = Loss { records: 1, bytes };
                 out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
                 Progress::Some(1)

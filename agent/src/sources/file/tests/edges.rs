@@ -180,6 +180,21 @@ fn a_file_under_a_path_that_is_meant_now_goes_on_where_the_other_left_off() {
 }
 
 #[test]
+fn a_truncation_counts_what_was_never_read() {
+    let mut world = World::new();
+    world.append("a.log", "first\n");
+    world.settle();
+    world.append("a.log", &"0123456789\n".repeat(1_000_000));
+    world.turn();
+    let total = 6 + 11_000_000;
+    let read = world.counted().read_bytes.get();
+    assert!(read > 6 && read < total, "{read} of {total}");
+    world.truncate("a.log");
+    world.run_for(COPY_GRACE * 2);
+    assert_eq!(world.losses(), [format!("truncated 1 {}", total - read)]);
+}
+
+#[test]
 fn a_directory_that_is_deleted_and_made_again_is_followed() {
     for pattern in ["x/*.log", "x/y/*.log", "x/**/*.log"] {
         let mut world = World::new();
