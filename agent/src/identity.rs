@@ -1,7 +1,8 @@
 //! Who this agent is to aggregators, and which of them it trusts.
 //!
 //! After `join` both stand in one file, `data_dir/identity/identity.json` (mode 0600): key,
-//! certificate and trusted authorities are replaced together or not at all. With `ship.tls` they are
+//! certificate and trusted authorities are replaced together or not at all. It is read again when an
+//! aggregator refuses it, so a join beside a running agent needs no restart. With `ship.tls` they are
 //! the user's own files, read again at each connection, so that a rotated certificate needs no
 //! restart; the last good ones stay in use when new ones cannot be read.
 //!
@@ -31,7 +32,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::ambient::Clock;
 use crate::config::ShipTls;
 use crate::limits::IDENTITY_FILE_BYTES_MAX;
-use crate::producer::Identity;
+use crate::producer::{Identity, Reloaded};
 
 pub mod tls;
 
@@ -189,6 +190,25 @@ impl ClientIdentity {
     }
 }
 
+impl ClientIdentity {
+    /// Takes what a join has left since, if it did.
+    fn take_joined(&self) -> Result<Reloaded> {
+        let Origin::Joined { path, state } = &self.0.source else {
+            return Ok(Reloaded::Same);
+        };
+        let Some(stored) = StoredIdentity::read(path)? else {
+            return Ok(Reloaded::Same);
+        };
+        if stored.certificates == state.load().certificates {
+            return Ok(Reloaded::Same);
+        }
+        let tls = stored.tls(&self.0.clock)?;
+        state.store(Arc::new(stored));
+        self.0.tls.store(tls);
+        Ok(Reloaded::Another)
+    }
+}
+
 impl Identity for ClientIdentity {
     fn tls(&self) -> Arc<ClientConfig> {
         if let Origin::Own(own) = &self.0.source {
@@ -215,7 +235,17 @@ impl Identity for ClientIdentity {
     }
 
     fn renewed(&self, renewed: &Renewed) -> Result<(), String> {
-        self.install(renewed).map_err(|error| format!("{error:#}"))
+        // The answer is for a key that a join has replaced: installed, it would undo the join.
+        match self.take_joined() {
+            Ok(Reloaded::Another) => Ok(()),
+            Ok(Reloaded::Same) | Err(_) => {
+                self.install(renewed).map_err(|error| format!("{error:#}"))
+            }
+        }
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        self.take_joined().map_err(|error| format!("{error:#}"))
     }
 }
 

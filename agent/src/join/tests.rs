@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::ambient::system_clock;
 use crate::identity::ClientIdentity;
+use crate::producer::Reloaded;
 use crate::producer::transport::{BoxFuture, ByteStream};
 
 /// An authority as the aggregator's, in memory.
@@ -420,4 +421,33 @@ fn without_an_identity_the_operator_is_told_to_join() {
         error.to_string().contains("remove it and join again"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_join_beside_a_running_agent_is_taken_over_and_not_undone() {
+    let authority = Arc::new(TestAuthority::new());
+    let dir = tempfile::tempdir().unwrap();
+    let tls = authority.server(SERVER_NAME, &authority.certificate);
+    let server = Server::start(tls, Answer::Accept(Arc::clone(&authority))).await;
+    let join = async || {
+        let token = token(authority.pin(), &[&server]);
+        join_in(dir.path(), &token).await.unwrap();
+    };
+    join().await;
+    let running = ClientIdentity::load(dir.path(), None, system_clock()).unwrap();
+    assert_eq!(running.reload(), Ok(Reloaded::Same));
+    let before = running.tls();
+    join().await;
+    assert_eq!(running.reload(), Ok(Reloaded::Another));
+    assert!(!Arc::ptr_eq(&before, &running.tls()));
+    assert_eq!(running.reload(), Ok(Reloaded::Same));
+    join().await;
+    let path = identity::path(dir.path());
+    let joined = std::fs::read(&path).unwrap();
+    let late = Renewed {
+        certificates: vec![authority.certificate.to_vec()],
+        authorities: vec![authority.certificate.to_vec()],
+    };
+    running.renewed(&late).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), joined);
 }

@@ -56,6 +56,20 @@ pub trait Identity: Send + Sync {
     fn renewal(&self) -> Option<Vec<u8>>;
     /// Takes the answer to it. The error says what is wrong with it.
     fn renewed(&self, renewed: &RenewedCertificate) -> Result<(), String>;
+    /// Looks whether another identity lies where this one came from, and takes it. May wait for the disk.
+    /// One that never changes needs none.
+    fn reload(&self) -> Result<Reloaded, String> {
+        Ok(Reloaded::Same)
+    }
+}
+
+/// Whether there was another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloaded {
+    /// It is in use from the next connection on.
+    Another,
+    /// The present one stays.
+    Same,
 }
 
 /// What is told about this host, for people and to tell clones apart.
@@ -131,6 +145,23 @@ impl Producer {
         }
     }
 
+    /// Takes another identity if a join has left one. Refusals ask for it, so a join beside a running
+    /// agent needs no restart.
+    async fn reload_identity(&self) -> Reloaded {
+        let identity = Arc::clone(&self.identity);
+        match self.blocking.run(move || identity.reload()).await {
+            Ok(Reloaded::Another) => {
+                tracing::info!("another identity was found, going on with it");
+                Reloaded::Another
+            }
+            Ok(Reloaded::Same) => Reloaded::Same,
+            Err(error) => {
+                self.refusals.report_failure("identity", &error);
+                Reloaded::Same
+            }
+        }
+    }
+
     /// Ships until `shutdown`, then sends what is spooled within a grace and returns.
     pub async fn run(self, shutdown: CancellationToken) {
         Course::new(self).run(&shutdown).await;
@@ -151,6 +182,8 @@ struct Course {
     waiting_link: Option<(String, Link)>,
     /// Since when another agent uses this one's producer id.
     in_use_since: Option<Instant>,
+    /// This identity was refused: a join may leave another before the next attempt.
+    identity_refused: bool,
 }
 
 impl Course {
@@ -169,6 +202,7 @@ impl Course {
             redirects: 0,
             waiting_link: None,
             in_use_since: None,
+            identity_refused: false,
             producer,
         }
     }
@@ -214,6 +248,11 @@ impl Course {
             return (address, Some(link));
         }
         let address = self.address();
+        if std::mem::take(&mut self.identity_refused)
+            && self.producer.reload_identity().await == Reloaded::Another
+        {
+            self.producer.refusals.forget(&address);
+        }
         let link = match self.dialer.connect(&address, Choice::Race).await {
             Ok(link) => Some(link),
             Err(error) => {
@@ -257,7 +296,7 @@ impl Course {
             self.backoff.reset();
         }
         match outcome.end {
-            End::Shutdown => Duration::ZERO,
+            End::Shutdown | End::NewIdentity => Duration::ZERO,
             End::Superseded(link) => {
                 let home = order(&self.producer).swap_remove(0);
                 self.waiting_link = Some((home, link));
@@ -319,6 +358,14 @@ impl Course {
 
     async fn refused(&mut self, address: &str, refusal: &Refusal, now: Instant) -> Duration {
         self.producer.refusals.report(address, refusal);
+        if is_about_identity(refusal.code) {
+            if self.producer.reload_identity().await == Reloaded::Another {
+                // Whatever is said of the next one is news.
+                self.producer.refusals.forget(address);
+                return self.backoff.next();
+            }
+            self.identity_refused = true;
+        }
         if refusal.code == RefusalCode::ProducerInUse {
             let since = *self.in_use_since.get_or_insert(now);
             if now.duration_since(since) >= PRODUCER_IN_USE_MAX {
@@ -334,6 +381,15 @@ impl Course {
         let after = refusal.retry_after.min(self.producer.config.reprobe_after);
         wait + after + self.backoff.part_of(after / 4)
     }
+}
+
+/// Whether another identity could be welcome where this one was refused.
+fn is_about_identity(code: RefusalCode) -> bool {
+    use RefusalCode::{BadCertificate, NoCertificate, Revoked, TopicForbidden};
+    matches!(
+        code,
+        NoCertificate | BadCertificate | Revoked | TopicForbidden
+    )
 }
 
 /// Whether there is a new producer id.

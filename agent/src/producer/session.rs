@@ -25,10 +25,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Producer;
 use super::connect::Link;
 use super::send::{Ended, Sender, SlotState};
 use super::stream::Channel;
+use super::{Producer, Reloaded, is_about_identity};
 use crate::limits::{
     BROKEN_STREAM_GRACE, RENEWAL_CHECK_EVERY, SEND_READ_BYTES, SHUTDOWN_GRACE, SLOT_RETRY_MIN,
     STATUS_EVERY,
@@ -45,6 +45,8 @@ pub(super) enum End {
     NewProducer(String),
     /// Everything is sent, or the grace is over.
     Shutdown,
+    /// A join left another identity, under which more may be allowed.
+    NewIdentity,
     /// A better connection waits.
     Superseded(Link),
 }
@@ -361,7 +363,11 @@ impl Driver {
                     }
                 }
                 ProducerEvent::Opened(slot, progress) => self.opened(slot, progress).await?,
-                ProducerEvent::SlotRefused(slot, refusal) => self.slot_refused(slot, &refusal),
+                ProducerEvent::SlotRefused(slot, refusal) => {
+                    if self.slot_refused(slot, &refusal).await == Reloaded::Another {
+                        return Ok(Some(End::NewIdentity));
+                    }
+                }
                 ProducerEvent::Durable(slot, upto) => self.durable(slot, upto),
                 ProducerEvent::CreditGrew(slot) => {
                     if let Some(state) = self.slots.get(&slot) {
@@ -474,14 +480,18 @@ impl Driver {
         Ok(())
     }
 
-    fn slot_refused(&mut self, slot: Slot, refusal: &Refusal) {
+    async fn slot_refused(&mut self, slot: Slot, refusal: &Refusal) -> Reloaded {
         let Some(partition) = self.shared.session().partition(slot).cloned() else {
-            return;
+            return Reloaded::Same;
         };
-        let refusals = &self.shared.producer.refusals;
-        refusals.report(&partition.to_string(), refusal);
+        let producer = &self.shared.producer;
+        producer.refusals.report(&partition.to_string(), refusal);
         let again = Instant::now() + refusal.retry_after.max(SLOT_RETRY_MIN);
         self.refused.push((again, slot));
+        if !is_about_identity(refusal.code) || self.stopping.is_some() {
+            return Reloaded::Same;
+        }
+        producer.reload_identity().await
     }
 
     /// Asks again for partitions that were refused a while ago.

@@ -1,12 +1,13 @@
 //! What follows the end of a session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use commitlog::wire::message::{Refusal, RefusalCode, Renewed as RenewedCertificate};
 use tokio::time::Instant;
 
-use super::{Blocking, Course, Identity, Producer, ShipConfig};
+use super::{Blocking, Course, Identity, Producer, Reloaded, ShipConfig};
 use crate::limits::PRODUCER_IN_USE_MAX;
 use crate::testing::World;
 
@@ -68,4 +69,56 @@ async fn an_id_that_another_agent_uses_is_given_up_only_after_a_while() {
     let id = spool.producer_id();
     course.refused("here:1", &in_use(), all).await;
     assert_eq!(spool.producer_id(), id);
+}
+
+/// An agent that was joined again after it was first looked.
+#[derive(Default)]
+struct JoinedLater(AtomicU32);
+
+impl Identity for JoinedLater {
+    fn tls(&self) -> Arc<rustls::ClientConfig> {
+        panic!("nobody connects")
+    }
+
+    fn server_name(&self, host: &str) -> String {
+        host.to_owned()
+    }
+
+    fn renewal(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn renewed(&self, _: &RenewedCertificate) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            1 => Ok(Reloaded::Another),
+            _ => Ok(Reloaded::Same),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_identity_is_looked_at_again() {
+    let world = World::new();
+    let mut course = course(&world);
+    let identity = Arc::new(JoinedLater::default());
+    course.producer.identity = Arc::clone(&identity) as Arc<dyn Identity>;
+    let now = Instant::now();
+    course.refused("here:1", &in_use(), now).await;
+    assert_eq!(identity.0.load(Ordering::SeqCst), 0, "it is not to blame");
+    let revoked = Refusal {
+        code: RefusalCode::Revoked,
+        message: "revoked".to_owned(),
+        retry_after: Duration::from_secs(30),
+    };
+    let wait = course.refused("here:1", &revoked, now).await;
+    assert!(course.identity_refused && wait >= revoked.retry_after);
+    let wait = course.refused("here:1", &revoked, now).await;
+    assert!(
+        wait < revoked.retry_after,
+        "the next identity is tried soon"
+    );
 }
