@@ -30,6 +30,7 @@ use super::peer::{ControlWriter, Peer, Streams};
 use super::streams::{self, TcpStreams};
 use super::{Broker, refusal};
 use crate::agents::{Greeting, Host, Presence, Report};
+use crate::identity::REVOKED_HELP;
 use crate::identity::peer::AgentIdentity;
 use crate::limits::{
     CONTROL_QUEUE_CHUNKS, HANDSHAKE_MAX, RENEWAL_INTERVAL_MIN, SESSION_TICK, SETTLE_GRACE,
@@ -270,8 +271,7 @@ impl Driver {
             if revoked.borrow().contains(&self.identity.id) {
                 return Err(Verdict::Refused(refusal(
                     RefusalCode::Revoked,
-                    "this agent was revoked: make a token with `weir token create` and join again"
-                        .to_owned(),
+                    format!("the agent {} was revoked; {REVOKED_HELP}", self.identity.id),
                 )));
             }
             let tenure = self.tenure.as_ref().map(|it| it.stop.clone());

@@ -419,8 +419,12 @@ fn revoked(id: &AgentId) -> Refusal {
     Refusal::new(
         Code::AgentRevoked,
         format!("the agent {id} was revoked"),
-        "if that was a mistake, remove its `identity` folder and join again with a new token",
+        REVOKED_HELP,
     )
 }
+
+/// How a host whose agent was revoked comes back: under a new name, which the join gives it.
+pub(crate) const REVOKED_HELP: &str = "if its host is to ship again, make a token with `weir token \
+     create` and join again there with `weir-agent join TOKEN`";
 
 const AUTHORITY_KEY: &str = "built-in";
