@@ -1,4 +1,5 @@
-//! `weir-agent check`: what the configured patterns match on this host, and what of it cannot be read.
+//! `weir-agent check`: what the configured patterns match on this host, what of it cannot be read, and
+//! what else would keep `run` from its work.
 //!
 //! Every problem is reported at once, at the pattern's place in the file, with the command that would
 //! solve it. Nothing is changed.
@@ -12,13 +13,16 @@ use config::load::Loaded;
 use config::problem::{Problem, Problems};
 
 use crate::config::{AgentConfig, Glob, LogsConfig};
+use crate::identity::{self, StoredIdentity};
 use crate::sources::file::pattern::Patterns;
 
-/// What `logs` matches. Its `Display` is a line for each entry.
+/// What `logs` matches. Its `Display` is a line for each entry and each warning.
 #[derive(Debug, Clone, Default)]
 pub struct Checked {
     /// Each entry's name, topic, and how many files it matches.
     pub entries: Vec<CheckedEntry>,
+    /// What the file is not to blame for, and yet `run` would end for.
+    pub warnings: Vec<String>,
 }
 
 /// One entry under `logs`.
@@ -59,6 +63,7 @@ pub fn check(loaded: &Loaded<AgentConfig>) -> Result<Checked, Problems> {
             files,
         });
     }
+    checked.warnings.extend(no_identity(&loaded.config));
     if problems.is_empty() {
         Ok(checked)
     } else {
@@ -76,7 +81,26 @@ impl fmt::Display for Checked {
             };
             writeln!(f, "logs.{name} → topic {topic}: {what}")?;
         }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
         Ok(())
+    }
+}
+
+/// What is wrong with the identity that a join leaves, where one is needed.
+fn no_identity(config: &AgentConfig) -> Option<String> {
+    if config.ship.tls.is_some() {
+        return None;
+    }
+    let data_dir = config.agent.data_dir.display();
+    match StoredIdentity::read(&identity::path(&config.agent.data_dir)) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!(
+            "not joined yet: make a token with `weir token create` on an aggregator, then run \
+             `weir-agent join TOKEN --data-dir {data_dir}`"
+        )),
+        Err(error) => Some(format!("{error:#}")),
     }
 }
 
@@ -172,5 +196,25 @@ fn quoted(path: &Path) -> String {
         text
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_has_not_joined_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.yaml");
+        let data_dir = dir.path().join("data").display().to_string();
+        let files = dir.path().join("*.log").display().to_string();
+        let text =
+            format!("agent: {{data_dir: {data_dir}}}\nlogs: {{app: {{files: [\"{files}\"]}}}}\n");
+        std::fs::write(&path, text).unwrap();
+        let loaded = config::load::load::<AgentConfig>(&path).unwrap();
+        let checked = check(&loaded).unwrap().to_string();
+        assert!(checked.contains("warning: not joined yet: "), "{checked}");
+        assert!(checked.contains(&format!("join TOKEN --data-dir {data_dir}`")));
     }
 }
