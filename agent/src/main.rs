@@ -63,7 +63,8 @@ struct JoinArguments {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weir-agent")]
     data_dir: PathBuf,
 
-    /// This host's name in the aggregator's list, instead of the kernel's
+    /// This host's name, instead of the kernel's, until the agent first runs; from then on
+    /// `agent.host_name` in its file names the host, in records and lists
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
 }
