@@ -172,9 +172,15 @@ async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
 
 fn say_checked(configured: &Configured) -> anyhow::Result<()> {
     let checked = check(&loaded(configured)?)?;
-    write!(io::stdout(), "{checked}")?;
-    let path = configured.config.display();
-    Ok(writeln!(io::stdout(), "{path}: fine")?)
+    print(&format!("{checked}{}: fine\n", configured.config.display()))
+}
+
+/// Prints a command's outcome. Whoever closed the pipe has read what it wanted: no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn say_joined(arguments: &JoinArguments) -> anyhow::Result<()> {
@@ -192,7 +198,7 @@ fn say_joined(arguments: &JoinArguments) -> anyhow::Result<()> {
         clock: system_clock(),
     };
     let joined = runtime()?.block_on(join(joining))?;
-    Ok(writeln!(io::stdout(), "{joined}")?)
+    print(&format!("{joined}\n"))
 }
 
 /// One thread is enough: the work is done by the data thread and the sync thread.
