@@ -358,6 +358,8 @@ impl Driver {
                     let apply = move || spool.apply_hints(hints);
                     self.shared.producer.blocking.run(apply).await;
                     if becomes_live {
+                        // What was lost while the agent was stopped is told at once.
+                        self.status.reset_immediately();
                         // Partitions that appeared since Hello could not be opened until now.
                         self.spool_changed()?;
                     }
