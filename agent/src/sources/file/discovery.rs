@@ -331,9 +331,10 @@ impl FileSource {
         {
             return self.say_unreadable(&path, &error);
         }
-        if let Err(error) = self.take_from_aside(&mut epoch, out) {
-            return self.say_unreadable(&path, &error);
-        }
+        let aside = match self.take_from_aside(&mut epoch) {
+            Ok(aside) => aside,
+            Err(error) => return self.say_unreadable(&path, &error),
+        };
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
@@ -350,6 +351,9 @@ impl FileSource {
         self.queue(index);
         // From now on it is found again, whatever its name will be, also when nothing of it was read.
         self.note(id, out);
+        if let Some(aside) = aside {
+            out.spool().forget(aside.lineage, aside.epoch);
+        }
     }
 
     /// Where a path is a link, what it leads to is watched too: events come by the real name.

@@ -87,24 +87,18 @@ impl FileSource {
         }
     }
 
-    /// Moves a new epoch to where a position that was set aside left off, if there is one.
-    pub(super) fn take_from_aside(
-        &mut self,
-        epoch: &mut Epoch,
-        out: &mut Outlet<'_>,
-    ) -> io::Result<()> {
+    /// Moves a new epoch to where a position that was set aside left off. That one is to be forgotten
+    /// once the epoch's own is noted.
+    pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Position>> {
         let (Some(position), Some(file)) = (self.aside.get(&epoch.key), &epoch.file) else {
-            return Ok(());
+            return Ok(None);
         };
         let (file, size_seen) = (file.try_clone()?, epoch.size_seen);
         if self.reader.is_same(&file, position)? {
             self.reader.restart_at(&file, epoch, position.offset)?;
             epoch.size_seen = size_seen.max(position.offset);
         }
-        if let Some(position) = self.aside.remove(&epoch.key) {
-            out.spool().forget(position.lineage, position.epoch);
-        }
-        Ok(())
+        Ok(self.aside.remove(&epoch.key))
     }
 
     fn resume_epoch(&mut self, placed: Placed, out: &mut Outlet<'_>) {
