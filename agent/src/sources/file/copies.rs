@@ -188,7 +188,8 @@ impl FileSource {
         let bytes = epoch.size_seen.saturating_sub(epoch.offset);
         if bytes > 0 {
             tracing::warn!(source = self.config.name, path = %path.display(), bytes,
-                "file was truncated before all of it was read, and no copy of it was found");
+                "file was truncated before all of it was read, and no copy of it was found; at least \
+                 these bytes are lost");
             let loss = Loss { records: 1, bytes };
             out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
         }
