@@ -220,14 +220,18 @@ impl FileSource {
         opened: &Opened,
         now: Now,
     ) -> bool {
-        let mut suspects = self.suspects.iter_mut();
-        if let Some(suspect) = suspects.find(|suspect| suspect.key == opened.key) {
+        let held = self.suspects.iter().position(|it| it.key == opened.key);
+        let was_empty = held.is_some_and(|at| self.suspects[at].size == 0 && opened.size > 0);
+        if let Some(at) = held.filter(|_| !was_empty) {
+            let suspect = &mut self.suspects[at];
             if suspect.size != opened.size {
                 suspect.size = opened.size;
                 suspect.changed_at = now.monotonic;
             }
             return true;
         }
+        // What was suspect because it was empty is judged by what it has now.
+        self.suspects.retain(|suspect| suspect.key != opened.key);
         if !self.begins_like_a_neighbour(directory, name, opened) {
             return false;
         }
@@ -242,7 +246,8 @@ impl FileSource {
         true
     }
 
-    /// Whether the file begins as a file beside it does, for whose rotation it could be named.
+    /// Whether the file begins as a file beside it does, for whose rotation it could be named. One that
+    /// is empty yet may come to.
     fn begins_like_a_neighbour(&self, directory: usize, name: &OsStr, opened: &Opened) -> bool {
         let mut own = [0; HEAD_BYTES];
         let Ok(length) = read_at(&opened.file, &mut own, 0) else {
@@ -254,6 +259,9 @@ impl FileSource {
             .filter(|(other, _)| is_rotation_of(other, name))
             .filter_map(|(_, &index)| self.lineages[index].as_ref())
             .any(|original| {
+                if length == 0 {
+                    return true;
+                }
                 let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
                 epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
             })

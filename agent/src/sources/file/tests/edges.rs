@@ -195,6 +195,43 @@ fn a_truncation_counts_what_was_never_read() {
 }
 
 #[test]
+fn a_copy_that_is_met_while_it_is_empty_is_not_read_as_a_file_of_its_own() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", &numbered(0..100));
+    world.settle();
+    // The copy is made: its name comes first, its bytes later.
+    world.append("a.log.1", "");
+    world.run_for(Duration::from_millis(50));
+    world.append("a.log.1", &numbered(0..100));
+    world.run_for(Duration::from_millis(50));
+    world.truncate("a.log");
+    world.append("a.log", &numbered(100..150));
+    world.run_for(COPY_GRACE * 3);
+    let lines = world.lines();
+    let all: usize = lines.values().map(Vec::len).sum();
+    assert_eq!(all, 150, "{lines:?}");
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_rotated_name_that_is_new_and_empty_is_read_once_it_has_lines_of_its_own() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", "one\n");
+    world.settle();
+    world.append("a.log.1", "");
+    world.run_for(Duration::from_millis(50));
+    // It grows on and on: it must not wait for its end.
+    for number in 0..100 {
+        world.append("a.log.1", &format!("other {number}\n"));
+        world.run_for(Duration::from_millis(100));
+    }
+    assert_eq!(world.lines_of("a.log.1").len(), 100);
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+}
+
+#[test]
 fn a_directory_that_is_deleted_and_made_again_is_followed() {
     for pattern in ["x/*.log", "x/y/*.log", "x/**/*.log"] {
         let mut world = World::new();
