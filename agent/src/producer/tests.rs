@@ -11,8 +11,12 @@ use super::{Blocking, Course, Identity, Producer, Reloaded, ShipConfig};
 use crate::limits::PRODUCER_IN_USE_MAX;
 use crate::testing::World;
 
-/// For courses that never connect.
-struct Nobody;
+/// An agent that never connects, and was joined again when it is looked at for this time, from 1 on.
+#[derive(Default)]
+struct Nobody {
+    looked: AtomicU32,
+    joined_at: u32,
+}
 
 impl Identity for Nobody {
     fn tls(&self) -> Arc<rustls::ClientConfig> {
@@ -30,11 +34,25 @@ impl Identity for Nobody {
     fn renewed(&self, _: &RenewedCertificate) -> Result<(), String> {
         Ok(())
     }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        let look = self.looked.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(if look == self.joined_at {
+            Reloaded::Another
+        } else {
+            Reloaded::Same
+        })
+    }
 }
 
 fn course(world: &World) -> Course {
     let to = ShipConfig::new(vec!["here:1".to_owned()]);
-    let mut producer = Producer::new(world.open_spool(), to, Arc::new(Nobody), world.random());
+    let mut producer = Producer::new(
+        world.open_spool(),
+        to,
+        Arc::new(Nobody::default()),
+        world.random(),
+    );
     producer.blocking = Blocking::Inline;
     Course::new(producer)
 }
@@ -71,44 +89,22 @@ async fn an_id_that_another_agent_uses_is_given_up_only_after_a_while() {
     assert_eq!(spool.producer_id(), id);
 }
 
-/// An agent that was joined again after it was first looked.
-#[derive(Default)]
-struct JoinedLater(AtomicU32);
-
-impl Identity for JoinedLater {
-    fn tls(&self) -> Arc<rustls::ClientConfig> {
-        panic!("nobody connects")
-    }
-
-    fn server_name(&self, host: &str) -> String {
-        host.to_owned()
-    }
-
-    fn renewal(&self) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn renewed(&self, _: &RenewedCertificate) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn reload(&self) -> Result<Reloaded, String> {
-        match self.0.fetch_add(1, Ordering::SeqCst) {
-            1 => Ok(Reloaded::Another),
-            _ => Ok(Reloaded::Same),
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_refused_identity_is_looked_at_again() {
     let world = World::new();
     let mut course = course(&world);
-    let identity = Arc::new(JoinedLater::default());
+    let identity = Arc::new(Nobody {
+        joined_at: 2,
+        ..Nobody::default()
+    });
     course.producer.identity = Arc::clone(&identity) as Arc<dyn Identity>;
     let now = Instant::now();
     course.refused("here:1", &in_use(), now).await;
-    assert_eq!(identity.0.load(Ordering::SeqCst), 0, "it is not to blame");
+    assert_eq!(
+        identity.looked.load(Ordering::SeqCst),
+        0,
+        "it is not to blame"
+    );
     let revoked = Refusal {
         code: RefusalCode::Revoked,
         message: "revoked".to_owned(),

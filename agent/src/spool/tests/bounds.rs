@@ -62,6 +62,14 @@ fn a_full_disk_gives_back_what_is_acknowledged() {
     }
 }
 
+/// Three records, fsynced.
+fn append_three(spool: &Spool, to: &TopicPartition) {
+    for value in [b"one", b"two", b"six"] {
+        assert_eq!(append(spool, to, value), Taken::Yes);
+    }
+    sync(spool);
+}
+
 /// Lets the sync thread do all that time brings.
 fn let_pass(world: &World, spool: &Spool, time: Duration) {
     let step = Duration::from_millis(100);
@@ -84,10 +92,7 @@ fn what_was_acknowledged_is_not_sent_again_after_a_kill() {
     let (disk, world) = small(1 << 20, 1 << 30);
     let spool = world.open_spool();
     let to = logs(0);
-    for value in [b"one", b"two", b"six"] {
-        assert_eq!(append(&spool, &to, value), Taken::Yes);
-    }
-    sync(&spool);
+    append_three(&spool, &to);
     spool.acknowledge(&to, offset(1));
     world.pass(Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
     sync(&spool);
@@ -161,10 +166,7 @@ fn offsets_that_begin_anew_are_not_acknowledged() {
     let (disk, world) = small(1 << 20, 1 << 30);
     let spool = world.open_spool();
     let to = logs(0);
-    for value in [b"one", b"two", b"six"] {
-        assert_eq!(append(&spool, &to, value), Taken::Yes);
-    }
-    sync(&spool);
+    append_three(&spool, &to);
     spool.acknowledge(&to, offset(2));
     spool.close().unwrap();
     let dir = spool.dir().to_owned();
