@@ -16,12 +16,11 @@ use commitlog::wire::chunk::{ChunkDecoder, chunk_header};
 use commitlog::wire::control::Liveness;
 use commitlog::wire::message::{Refusal, RefusalCode};
 use commitlog::wire::producer::{Ending, ProducerEvent, ProducerSession};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::any_port;
 use crate::hostile::hello;
-use crate::rig::{Aggregator, TestIdentity, until};
+use crate::rig::{Aggregator, TestIdentity, trusting, until};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -114,21 +113,13 @@ async fn check(
 }
 
 /// Somebody who trusts the aggregator and shows nothing.
-fn nobody(trusting: &TestIdentity) -> Arc<TestIdentity> {
-    let mut roots = RootCertStore::empty();
-    for authority in trusting.authorities.iter().cloned() {
-        roots.add(authority).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn nobody(whom: &TestIdentity) -> Arc<TestIdentity> {
+    let authorities = whom.authorities.clone();
+    let mut tls = trusting(&authorities).with_no_client_auth();
     tls.alpn_protocols = vec![commitlog::wire::ALPN.to_vec()];
     Arc::new(TestIdentity {
         tls: Arc::new(tls),
-        authorities: trusting.authorities.clone(),
+        authorities,
     })
 }
 

@@ -30,8 +30,9 @@ use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
 use commitlog::wire::ALPN;
 use commitlog::wire::message::Renewed;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -221,15 +222,7 @@ impl Aggregator {
             Some(authorities) => authorities.to_vec(),
             None => ders(renewed.authorities),
         };
-        let mut roots = RootCertStore::empty();
-        for authority in authorities.iter().cloned() {
-            roots.add(authority).unwrap();
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
+        let mut tls = trusting(&authorities)
             .with_client_auth_cert(
                 ders(renewed.certificates),
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
@@ -241,6 +234,21 @@ impl Aggregator {
             authorities,
         })
     }
+}
+
+/// The TLS of somebody who trusts these authorities; what he shows is for the caller to say.
+pub(crate) fn trusting(
+    authorities: &[CertificateDer<'static>],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities.iter().cloned() {
+        roots.add(authority).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
 }
 
 fn lines_of(mut batches: &[u8]) -> Vec<String> {
