@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use model::position::{FileKey, Guard};
 
+use super::content::read_at;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::is_rotation_of;
-use super::reader::read_at;
 use super::rotation::LOST_TRUNCATED;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
@@ -161,7 +161,7 @@ impl FileSource {
             Life::Finished(now.monotonic)
         } else {
             epoch.size_seen = copy.size;
-            epoch.file = Some(copy.file);
+            epoch.content = Some(copy.file.into());
             Life::Detached(now.monotonic)
         };
         self.known.insert(copy.key, id);
@@ -275,8 +275,8 @@ impl FileSource {
             return true;
         }
         let mut theirs = [0; HEAD_BYTES];
-        let read = match &epoch.file {
-            Some(file) => read_at(file, &mut theirs, 0),
+        let read = match &epoch.content {
+            Some(content) => read_at(content.file(), &mut theirs, 0),
             None => File::open(&original.path).and_then(|file| read_at(&file, &mut theirs, 0)),
         };
         let Ok(length) = read else {

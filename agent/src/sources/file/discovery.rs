@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use model::position::FileKey;
 
+use super::content::read_at;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
-use super::reader::{Reader, read_at};
+use super::reader::Reader;
 use super::watch::Spot;
 use super::{Directory, EpochId, FileSource, Phase, StartAt, kernel, watch_hint};
 use crate::ambient::Now;
@@ -259,8 +260,8 @@ impl FileSource {
             epoch.life = Life::Named;
             epoch.place = None;
             epoch.saw_size(opened.size, now.monotonic);
-            if epoch.file.is_none() {
-                epoch.file = Some(opened.file);
+            if epoch.content.is_none() {
+                epoch.content = Some(opened.file.into());
                 self.opened(id, now);
             }
         }
@@ -274,7 +275,7 @@ impl FileSource {
                 epoch.place = Some(path);
             }
             if epoch.is_finished() && opened.size != epoch.offset {
-                epoch.file = Some(opened.file);
+                epoch.content = Some(opened.file.into());
                 epoch.life = Life::Finished(now.monotonic);
                 self.attention.insert(id.lineage);
             }
@@ -324,7 +325,7 @@ impl FileSource {
         lineage.alias_of = None;
         let path = lineage.path.clone();
         let number = next_number(lineage.last_epoch, now);
-        let mut epoch = Epoch::new(number, opened.key, opened.file, now.monotonic);
+        let mut epoch = Epoch::new(number, opened.key, opened.file.into(), now.monotonic);
         epoch.saw_size(opened.size, now.monotonic);
         if opened.from > 0
             && let Err(error) = self.reader.skip(&mut epoch, opened.from)
@@ -443,7 +444,7 @@ impl FileSource {
                 continue;
             };
             let is_gone = |epoch: &Epoch| {
-                epoch.is_finished() && epoch.file.is_none() && !aliased.contains(&epoch.key)
+                epoch.is_finished() && epoch.content.is_none() && !aliased.contains(&epoch.key)
             };
             let known = &mut self.known;
             let id = lineage.id;
@@ -476,7 +477,7 @@ impl FileSource {
         let Some((at, epoch)) = lineage.current() else {
             return;
         };
-        if epoch.file.is_some() || matches!(epoch.life, Life::Truncated(_)) {
+        if epoch.content.is_some() || matches!(epoch.life, Life::Truncated(_)) {
             return;
         }
         let (is_named, number) = (epoch.life == Life::Named, epoch.number);
@@ -490,7 +491,7 @@ impl FileSource {
             Ok(Some((place, opened))) => {
                 if let Some(epoch) = self.epoch(id) {
                     epoch.place = (place != path).then_some(place);
-                    epoch.file = Some(opened.file);
+                    epoch.content = Some(opened.file.into());
                 }
                 self.opened(id, out.now());
             }
@@ -539,13 +540,13 @@ impl FileSource {
             let queued = lineage.queued;
             let Some(epoch) = lineage
                 .epoch(id.number)
-                .filter(|epoch| epoch.file.is_some())
+                .filter(|epoch| epoch.content.is_some())
             else {
                 continue;
             };
             let idle = now.monotonic.saturating_sub(epoch.grown_at) > IDLE || !queued;
             if epoch.life == Life::Named && idle && id != newest {
-                epoch.file = None;
+                epoch.content = None;
             } else {
                 self.open_files.push_back(id);
             }
@@ -565,11 +566,11 @@ impl Directory {
 impl Reader {
     /// Moves a new epoch to an offset of its file.
     fn skip(&self, epoch: &mut Epoch, offset: u64) -> io::Result<()> {
-        let Some(file) = epoch.file.take() else {
+        let Some(content) = epoch.content.take() else {
             return Ok(());
         };
-        let moved = self.restart_at(&file, epoch, offset);
-        epoch.file = Some(file);
+        let moved = self.restart_at(content.file(), epoch, offset);
+        epoch.content = Some(content);
         moved
     }
 }

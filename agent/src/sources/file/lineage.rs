@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::TopicPartition;
 use model::position::{FileKey, Guard, LineageId, Position};
 
+use super::content::Content;
 use super::guard::{Hasher, TAIL_BYTES};
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
@@ -56,7 +56,7 @@ pub(super) struct Epoch {
     pub(super) number: u32,
     pub(super) key: FileKey,
     /// Open while there is or may be something to read.
-    pub(super) file: Option<File>,
+    pub(super) content: Option<Content>,
     /// The end of the last record that was taken.
     pub(super) offset: u64,
     /// Over the first bytes that were seen, read or not.
@@ -130,7 +130,7 @@ impl Lineage {
         self.epochs.iter().any(|epoch| match epoch.life {
             Life::Named => false,
             Life::Detached(_) | Life::Truncated(_) => true,
-            Life::Finished(_) => epoch.file.is_some(),
+            Life::Finished(_) => epoch.content.is_some(),
         })
     }
 
@@ -160,12 +160,12 @@ impl Lineage {
 }
 
 impl Epoch {
-    /// An epoch that begins at the first byte of `file`.
-    pub(super) fn new(number: u32, key: FileKey, file: File, now: Duration) -> Epoch {
+    /// An epoch that begins at the first byte of `content`.
+    pub(super) fn new(number: u32, key: FileKey, content: Content, now: Duration) -> Epoch {
         Epoch {
             number,
             key,
-            file: Some(file),
+            content: Some(content),
             offset: 0,
             head: Guard::default(),
             tail: Guard::default(),

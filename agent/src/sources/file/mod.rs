@@ -6,6 +6,7 @@
 //! | `pattern.rs` | which paths are meant, and the walk that finds them |
 //! | `watch.rs` | inotify on directories: hints where to look |
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
+//! | `content.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
 //! | `discovery.rs` | what the paths name now, and what that means |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
@@ -17,6 +18,7 @@
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
+mod content;
 mod copies;
 mod discovery;
 mod guard;
@@ -338,7 +340,7 @@ impl FileSource {
             return Progress::None;
         };
         let number = match lineage.current() {
-            Some((_, epoch)) if epoch.file.is_some() => epoch.number,
+            Some((_, epoch)) if epoch.content.is_some() => epoch.number,
             _ => return Progress::None,
         };
         let id = EpochId {

@@ -8,13 +8,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use commitlog::batch::builder::{HeaderBlock, RECORD_OVERHEAD_MAX};
 use memchr::{memchr_iter, memrchr};
 use model::position::{Guard, Position};
 
+use super::content::{Content, read_at};
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
 use super::lineage::{Epoch, Stream, tail_guard};
 use crate::limits::{LINE_PIECE_BYTES, READ_BYTES};
@@ -100,12 +100,12 @@ impl Reader {
     /// Looks at a file that there is no room to read: what becomes of it meanwhile is told by its length
     /// and by how it begins.
     pub(super) fn look(&self, epoch: &mut Epoch, now: Duration) -> io::Result<Read> {
-        let Some(file) = &epoch.file else {
+        let Some(content) = &mut epoch.content else {
             return Ok(Read::NoRoom(Taken::default()));
         };
-        let size = file.metadata()?.len();
+        let size = content.length()?;
         let mut head = [0; HEAD_BYTES];
-        let filled = read_at(file, &mut head, 0)?;
+        let filled = content.read_at(&mut head, 0)?;
         let known = head[..filled].get(..usize::from(epoch.head.bytes));
         let is_known = known.is_some_and(|known| self.hasher.guard(known) == epoch.head);
         let is_unseen = epoch.head.bytes == 0;
@@ -130,12 +130,12 @@ impl Reader {
         epoch: &mut Epoch,
         target: &mut Target<'_, '_>,
     ) -> io::Result<Read> {
-        let Some(file) = epoch.file.take() else {
+        let Some(mut content) = epoch.content.take() else {
             return Ok(Read::End(Taken::default()));
         };
-        let filled = self.fill(&file, epoch);
-        let length = file.metadata().map(|metadata| metadata.len());
-        epoch.file = Some(file);
+        let filled = self.fill(&mut content, epoch);
+        let length = content.length();
+        epoch.content = Some(content);
         let Some(filled) = filled? else {
             return Ok(Read::Replaced);
         };
@@ -164,7 +164,7 @@ impl Reader {
 
     /// Fills the buffer: at least a whole line, where there is one below the limit. `None`: this is
     /// not what was read before.
-    fn fill(&mut self, file: &File, epoch: &Epoch) -> io::Result<Option<Filled>> {
+    fn fill(&mut self, content: &mut Content, epoch: &Epoch) -> io::Result<Option<Filled>> {
         // A young file is read from its start, so that the guard at its head grows with it.
         let young = epoch.offset < HEAD_BYTES as u64;
         let back = if young {
@@ -175,7 +175,7 @@ impl Reader {
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
         let wanted = READ_BYTES + back;
-        let mut filled = read_at(file, &mut self.buffer[..wanted], from)?;
+        let mut filled = content.read_at(&mut self.buffer[..wanted], from)?;
         if filled < back || !self.is_known(epoch, &self.buffer[..filled], from) {
             return Ok(None);
         }
@@ -185,7 +185,7 @@ impl Reader {
         while whole == 0 && !ended && filled - back < self.line_bytes_max {
             let bytes = (self.buffer.len() * 2).min(self.line_bytes_max + HEAD_BYTES + 1);
             self.buffer.resize(bytes.max(self.buffer.len()), 0);
-            let more = read_at(file, &mut self.buffer[filled..], from + filled as u64)?;
+            let more = content.read_at(&mut self.buffer[filled..], from + filled as u64)?;
             ended = filled + more < self.buffer.len();
             whole = match whole_lines(&self.buffer[filled..filled + more]) {
                 0 => 0,
@@ -490,20 +490,6 @@ fn headers(stream: &Stream, kind: Kind) -> &HeaderBlock {
 /// The bytes up to and with the last newline.
 fn whole_lines(data: &[u8]) -> usize {
     memrchr(b'\n', data).map_or(0, |at| at + 1)
-}
-
-/// Fills as much of `buffer` as the file has.
-pub(super) fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], from + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 const BUFFER_BYTES: usize = READ_BYTES + HEAD_BYTES;

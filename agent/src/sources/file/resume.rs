@@ -90,10 +90,10 @@ impl FileSource {
     /// Moves a new epoch to where a position that was set aside left off. That one is to be forgotten
     /// once the epoch's own is noted.
     pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Position>> {
-        let (Some(position), Some(file)) = (self.aside.get(&epoch.key), &epoch.file) else {
+        let (Some(position), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
             return Ok(None);
         };
-        let (file, size_seen) = (file.try_clone()?, epoch.size_seen);
+        let (file, size_seen) = (content.file().try_clone()?, epoch.size_seen);
         if self.reader.is_same(&file, position)? {
             self.reader.restart_at(&file, epoch, position.offset)?;
             epoch.size_seen = size_seen.max(position.offset);
@@ -165,7 +165,7 @@ impl FileSource {
         }
         epoch.size_seen = opened.size.max(position.offset);
         let is_done = position.finished && opened.size == position.offset;
-        epoch.file = (!is_done).then_some(opened.file);
+        epoch.content = (!is_done).then(|| opened.file.into());
         self.known.insert(opened.key, id);
         match same {
             Ok(true) => {
@@ -270,7 +270,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
     Epoch {
         number: position.epoch,
         key: position.key,
-        file: None,
+        content: None,
         offset: position.offset,
         head: position.head,
         tail: position.tail,

@@ -7,10 +7,10 @@
 //! A truncated file (`copytruncate`, or written anew in place) keeps its unread rest only in a copy,
 //! which [`copies`](super::copies) looks for; its inode goes on as the next epoch.
 
-use std::fs::File;
 use std::io;
 use std::time::Duration;
 
+use super::content::Content;
 use super::discovery::next_number;
 use super::lineage::{Epoch, Life, Lineage};
 use super::reader::{LastLine, Read, Taken, Target};
@@ -118,7 +118,8 @@ impl FileSource {
             return Progress::None;
         };
         // Asked before the last read: what was written until then is in it.
-        let is_closed = epoch.file.as_ref().is_none_or(kernel::has_no_writer);
+        let content = epoch.content.as_ref();
+        let is_closed = content.is_none_or(|content| kernel::has_no_writer(content.file()));
         let is_quiet = now.saturating_sub(epoch.grown_at) >= QUIET;
         let last_line = if is_closed || is_quiet {
             LastLine::Take
@@ -155,10 +156,10 @@ impl FileSource {
             return;
         };
         let old = &mut lineage.epochs[at];
-        let Some(file) = old.file.take() else {
+        let Some(content) = old.content.take() else {
             return;
         };
-        let mut next = Epoch::new(number, old.key, file, now.monotonic);
+        let mut next = Epoch::new(number, old.key, content, now.monotonic);
         next.place.clone_from(&old.place);
         next.life = match old.life {
             Life::Finished(_) => Life::Detached(now.monotonic),
@@ -212,9 +213,9 @@ impl FileSource {
     /// A file that waits for its turn may still grow.
     fn see_growth(&mut self, id: EpochId, now: Duration) {
         if let Some(epoch) = self.epoch(id)
-            && let Some(Ok(metadata)) = epoch.file.as_ref().map(File::metadata)
+            && let Some(Ok(size)) = epoch.content.as_ref().map(Content::length)
         {
-            epoch.saw_size(metadata.len(), now);
+            epoch.saw_size(size, now);
         }
     }
 
@@ -224,10 +225,9 @@ impl FileSource {
         let Some(epoch) = self.epoch(id) else {
             return;
         };
-        let Some(Ok(metadata)) = epoch.file.as_ref().map(File::metadata) else {
+        let Some(Ok(size)) = epoch.content.as_ref().map(Content::length) else {
             return;
         };
-        let size = metadata.len();
         if size > epoch.size_seen {
             epoch.life = Life::Finished(now);
         }
@@ -241,7 +241,7 @@ impl FileSource {
             let read = self.read_epoch(id, last_line, out);
             self.after_read(id, read, out);
         } else if is_over {
-            epoch.file = None;
+            epoch.content = None;
             self.note(id, out);
         }
     }
