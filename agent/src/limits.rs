@@ -229,6 +229,9 @@ pub const LATE: Duration = Duration::from_mins(1);
 /// making is not read.
 pub const COPY_GRACE: Duration = Duration::from_secs(5);
 
+/// Epochs of a source that ended last and can still be asked for. A path may have 4 KiB.
+pub const CLOSED_EPOCHS_MAX: usize = 64;
+
 /// A rotated file that goes on being written holds its successor up for at most this long: then both
 /// are read, each in its order.
 pub const HOLD_MAX: Duration = Duration::from_mins(1);

@@ -24,6 +24,10 @@ pub const BATCH_BYTES: &str = "weir_agent_batch_bytes_total";
 pub const LOST_RECORDS: &str = "weir_agent_lost_records_total";
 /// Bytes that are gone, by source and reason.
 pub const LOST_BYTES: &str = "weir_agent_lost_bytes_total";
+/// Lives of files that ended, by source and reason.
+pub const EPOCHS_CLOSED: &str = "weir_agent_epochs_closed_total";
+/// Bytes that the configuration passes over, by source and reason.
+pub const SKIPPED_BYTES: &str = "weir_agent_skipped_bytes_total";
 /// Unacknowledged bytes in the spool.
 pub const SPOOL_BYTES: &str = "weir_agent_spool_bytes";
 /// Bytes of the spool on disk.
@@ -59,6 +63,8 @@ pub struct Telemetry {
     batch_bytes: IntCounter,
     lost_records: IntCounterVec,
     lost_bytes: IntCounterVec,
+    epochs_closed: IntCounterVec,
+    skipped_bytes: IntCounterVec,
     spool_bytes: IntGauge,
     spool_disk_bytes: IntGauge,
     lag_records: IntGauge,
@@ -118,6 +124,18 @@ impl Telemetry {
                 &registry,
                 LOST_BYTES,
                 "Bytes that are known to be gone.",
+                &["source", "reason"],
+            ),
+            epochs_closed: counters(
+                &registry,
+                EPOCHS_CLOSED,
+                "Lives of files that ended.",
+                &["source", "reason"],
+            ),
+            skipped_bytes: counters(
+                &registry,
+                SKIPPED_BYTES,
+                "Bytes that the configuration passes over.",
                 &["source", "reason"],
             ),
             spool_bytes: gauge(&registry, SPOOL_BYTES, "Unacknowledged bytes in the spool."),
@@ -192,6 +210,19 @@ impl Telemetry {
     pub fn count_batch(&self, bytes: usize) {
         self.batches.inc();
         self.batch_bytes.inc_by(bytes as u64);
+    }
+
+    /// A life of a file has ended.
+    pub fn count_closed(&self, source: &str, reason: &'static str) {
+        self.epochs_closed
+            .with_label_values(&[source, reason])
+            .inc();
+    }
+
+    /// Bytes are passed over because the configuration says so.
+    pub fn count_skipped(&self, source: &str, reason: &'static str, bytes: u64) {
+        let skipped = self.skipped_bytes.with_label_values(&[source, reason]);
+        skipped.inc_by(bytes);
     }
 
     /// All metrics as Prometheus text, with the spool's as of now.

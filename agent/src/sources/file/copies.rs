@@ -15,17 +15,17 @@ use std::time::Duration;
 
 use model::position::{FileKey, Guard};
 
+use super::audit::{Ending, Why};
 use super::content::read_at;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::is_rotation_of;
-use super::rotation::LOST_TRUNCATED;
+
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
 use crate::limits::COPY_GRACE;
 use crate::pipeline::Outlet;
-use crate::spool::positions::Loss;
 
 /// A file that may be a copy in the making.
 pub(super) struct Suspect {
@@ -150,14 +150,23 @@ impl FileSource {
         let path = self.directories[directory].path.join(name);
         tracing::info!(source = self.config.name, copy = %path.display(),
             "truncated file goes on in its copy");
-        let Some(epoch) = self.epoch(id) else {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
+        let original = lineage.path.clone();
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        // Written between the copy and the truncation.
+        let cut = epoch.size_seen.saturating_sub(copy.size.max(epoch.offset));
+        epoch.account.cut += cut;
+        self.audit.unread(&original, cut, epoch.cut_by, out);
         epoch.key = copy.key;
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;
         // A copy that ends before what was read has nothing new, and its offset is not the epoch's.
-        epoch.life = if copy.size < epoch.offset {
+        let has_nothing_new = copy.size < epoch.offset;
+        epoch.life = if has_nothing_new {
             Life::Finished(now.monotonic)
         } else {
             epoch.size_seen = copy.size;
@@ -171,6 +180,9 @@ impl FileSource {
             self.become_alias(alias, copy.key, now);
         }
         self.note(id, out);
+        if has_nothing_new {
+            self.close_finished(id, out);
+        }
         self.queue(id.lineage);
     }
 
@@ -185,14 +197,14 @@ impl FileSource {
         let Some(((_, path, epoch), placed)) = self.remove_epoch(id).zip(placed) else {
             return;
         };
-        let bytes = epoch.size_seen.saturating_sub(epoch.offset);
-        if bytes > 0 {
-            tracing::warn!(source = self.config.name, path = %path.display(), bytes,
-                "file was truncated before all of it was read, and no copy of it was found; at least \
-                 these bytes are lost");
-            let loss = Loss { records: 1, bytes };
-            out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
-        }
+        let known = epoch.size_seen.saturating_sub(epoch.offset);
+        let why = epoch.cut_by;
+        let rest = match why {
+            // What was added to it since it was last seen is gone too.
+            Why::MissingAfterRestart | Why::CutWhileStopped | Why::Deleted if known == 0 => None,
+            _ => Some(known),
+        };
+        self.audit.closed(&path, &epoch, Ending { rest, why }, out);
         out.forget(placed);
         self.queue(id.lineage);
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use model::position::FileKey;
 
+use super::audit::Why;
 use super::content::read_at;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
@@ -340,6 +341,10 @@ impl FileSource {
             return;
         };
         lineage.last_epoch = Some(number);
+        if opened.from > 0 && aside.is_none() {
+            epoch.account.unread = opened.from;
+            self.audit.unread(&path, opened.from, Why::BeforeStart, out);
+        }
         lineage.epochs.push_back(epoch);
         let id = EpochId {
             lineage: index,
@@ -500,6 +505,7 @@ impl FileSource {
             Ok(None) => {
                 if let Some(epoch) = self.epoch(id) {
                     epoch.life = Life::Truncated(out.now().monotonic);
+                    epoch.cut_by = Why::Deleted;
                 }
                 self.attention.insert(index);
                 self.seek_copy(id, out);

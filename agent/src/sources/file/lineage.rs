@@ -14,6 +14,7 @@ use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::TopicPartition;
 use model::position::{FileKey, Guard, LineageId, Position};
 
+use super::audit::{Account, Why};
 use super::content::Content;
 use super::guard::{Hasher, TAIL_BYTES};
 use crate::pipeline::DestinationId;
@@ -70,6 +71,10 @@ pub(super) struct Epoch {
     pub(super) life: Life,
     /// Where the inode was seen last, when that is not the lineage's path.
     pub(super) place: Option<PathBuf>,
+    /// What was told of its bytes.
+    pub(super) account: Account,
+    /// What its unread rest is lost to if no copy of it is found.
+    pub(super) cut_by: Why,
 }
 
 /// What is known of an epoch's file.
@@ -173,6 +178,8 @@ impl Epoch {
             grown_at: now,
             life: Life::Named,
             place: None,
+            account: Account::default(),
+            cut_by: Why::Truncated,
         }
     }
 

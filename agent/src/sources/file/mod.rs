@@ -13,11 +13,13 @@
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `resume.rs` | where the last run left off |
 //! | `reader.rs` | bytes to records |
+//! | `audit.rs` | what became of every byte |
 //!
 //! Invariants (**I19**), for each file: what is taken is in the spool's open batch or further; every byte is
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
+mod audit;
 mod content;
 mod copies;
 mod discovery;
@@ -49,6 +51,7 @@ use crate::limits::{ATTENTION_EVERY, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_M
 use crate::pipeline::Outlet;
 use crate::spool::Notes;
 use crate::telemetry::SourceTelemetry;
+use audit::Audit;
 use copies::Suspect;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
@@ -91,6 +94,7 @@ pub struct FileSource {
     config: FileConfig,
     patterns: Patterns,
     telemetry: SourceTelemetry,
+    audit: Audit,
     reader: Reader,
     watch: Option<Watch>,
     directories: Vec<Directory>,
@@ -171,6 +175,7 @@ impl FileSource {
         Ok(FileSource {
             patterns: Patterns::new(&config.files, &config.exclude)?,
             reader: Reader::new(hasher, config.line_bytes_max),
+            audit: Audit::new(&config.name),
             config,
             telemetry,
             own_output,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use model::position::{Guard, LineageId, Position};
 
+use super::audit::{Account, Ending, Why};
 use super::discovery::{Opened, is_absent};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life};
@@ -26,11 +27,7 @@ use super::reader::Reader;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::pipeline::Outlet;
-use crate::spool::positions::{Loss, Placed};
-
-/// A file that was there when the agent stopped and cannot be found any more. What was added to it
-/// after its last read, if anything, is gone; nobody knows how much that was.
-pub(super) const LOST_MISSING: &str = "missing_after_restart";
+use crate::spool::positions::Placed;
 
 impl FileSource {
     /// Takes over what the spool knows of this source's files.
@@ -52,7 +49,7 @@ impl FileSource {
             epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
             let path = path_of(&epochs[0].position);
             if !self.patterns.reaches(&path) {
-                self.set_aside(&path, epochs);
+                self.set_aside(&path, epochs, out);
                 continue;
             }
             for placed in epochs {
@@ -62,8 +59,7 @@ impl FileSource {
     }
 
     /// Keeps the positions of a path that is no longer meant, and says what is not read.
-    fn set_aside(&mut self, path: &Path, epochs: Vec<Placed>) {
-        let (mut is_there, mut unread_bytes) = (false, 0);
+    fn set_aside(&mut self, path: &Path, epochs: Vec<Placed>, out: &mut Outlet<'_>) {
         for Placed { position, .. } in epochs {
             // A newer epoch of the same inode, or another path's.
             if self.aside.contains_key(&position.key) {
@@ -76,14 +72,15 @@ impl FileSource {
                 } else {
                     0
                 };
-                unread_bytes += opened.size.saturating_sub(read);
-                is_there = true;
+                let unread = opened.size.saturating_sub(read);
+                let ending = Ending {
+                    rest: Some(unread),
+                    why: Why::Excluded,
+                };
+                let epoch = resumed(&position, out.now());
+                self.audit.closed(path, &epoch, ending, out);
             }
             self.aside.insert(position.key, position);
-        }
-        if is_there {
-            tracing::warn!(source = self.config.name, path = %path.display(), unread_bytes,
-                "file is not followed any more: `files` and `exclude` do not mean it");
         }
     }
 
@@ -131,7 +128,7 @@ impl FileSource {
         }
         match found {
             Ok(Some(found)) => self.resume_found(id, &position, found, out),
-            Ok(None) => self.resume_missing(id, &path, out),
+            Ok(None) => self.resume_missing(id, out),
             // Not seen is not gone: the epoch stays as it is known.
             Err(error) => {
                 self.known.insert(position.key, id);
@@ -180,7 +177,13 @@ impl FileSource {
                 self.remove_epoch(id);
                 out.spool().forget(position.lineage, position.epoch);
             }
-            Ok(false) => self.truncated(id, out),
+            Ok(false) => {
+                if let Some(epoch) = self.epoch(id) {
+                    // The length is that of what is there now.
+                    epoch.size_seen = position.offset;
+                }
+                self.truncated(id, Why::CutWhileStopped, out);
+            }
             Err(error) => {
                 let path = path_of(position);
                 self.say_unreadable(&path, &error);
@@ -189,7 +192,7 @@ impl FileSource {
     }
 
     /// The inode is gone, or has a newer life. Perhaps a copy is left.
-    fn resume_missing(&mut self, id: EpochId, path: &Path, out: &mut Outlet<'_>) {
+    fn resume_missing(&mut self, id: EpochId, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
         let Some(epoch) = self.epoch(id) else {
             return;
@@ -201,16 +204,8 @@ impl FileSource {
             return;
         }
         epoch.life = Life::Truncated(now);
+        epoch.cut_by = Why::MissingAfterRestart;
         self.seek_copy(id, out);
-        if self.epoch(id).is_none() {
-            tracing::warn!(source = self.config.name, path = %path.display(),
-                "file went away while the agent was stopped; what was added to it since is lost");
-            let loss = Loss {
-                records: 1,
-                bytes: 0,
-            };
-            out.count_loss(&self.config.name, LOST_MISSING, loss);
-        }
     }
 
     /// Finds the inode of a position: at its path, where it was last, or under another name beside it.
@@ -282,6 +277,8 @@ fn resumed(position: &Position, now: Now) -> Epoch {
             Life::Named
         },
         place: None,
+        account: Account::default(),
+        cut_by: Why::Truncated,
     }
 }
 

@@ -10,6 +10,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::audit::{Ending, Why};
 use super::content::Content;
 use super::discovery::next_number;
 use super::lineage::{Epoch, Life, Lineage};
@@ -17,10 +18,6 @@ use super::reader::{LastLine, Read, Taken, Target};
 use super::{EpochId, FileSource, Progress, kernel};
 use crate::limits::{HOLD_MAX, LATE, QUIET};
 use crate::pipeline::Outlet;
-use crate::spool::positions::Loss;
-
-/// Bytes that were cut off before they could be read.
-pub(super) const LOST_TRUNCATED: &str = "truncated";
 
 impl FileSource {
     /// Reads once from an epoch.
@@ -86,16 +83,16 @@ impl FileSource {
                 Progress::None
             }
             Ok(Read::Replaced) => {
-                self.truncated(id, out);
+                self.truncated(id, Why::Truncated, out);
                 Progress::Some(1)
             }
             Ok(Read::Shrunk(bytes)) => {
-                if let Some(lineage) = &self.lineages[id.lineage] {
-                    tracing::warn!(source = self.config.name, path = %lineage.path.display(), bytes,
-                        "file was cut before all of it was read; at least these bytes are lost");
+                if let Some(lineage) = &mut self.lineages[id.lineage] {
+                    self.audit.unread(&lineage.path, bytes, Why::Truncated, out);
+                    if let Some(epoch) = lineage.epoch(id.number) {
+                        epoch.account.cut += bytes;
+                    }
                 }
-                let loss = Loss { records: 1, bytes };
-                out.count_loss(&self.config.name, LOST_TRUNCATED, loss);
                 Progress::Some(1)
             }
             // Not an end: the next look at everything tries again.
@@ -145,7 +142,7 @@ impl FileSource {
 
     /// The file has less than what was read of it, or something else: its life is over, and the next
     /// one begins in the same inode.
-    pub(super) fn truncated(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+    pub(super) fn truncated(&mut self, id: EpochId, cut_by: Why, out: &mut Outlet<'_>) {
         let now = out.now();
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
@@ -166,6 +163,7 @@ impl FileSource {
             life => life,
         };
         old.life = Life::Truncated(now.monotonic);
+        old.cut_by = cut_by;
         let key = old.key;
         lineage.last_epoch = Some(number);
         lineage.epochs.insert(at + 1, next);
@@ -243,6 +241,21 @@ impl FileSource {
         } else if is_over {
             epoch.content = None;
             self.note(id, out);
+            self.close_finished(id, out);
+        }
+    }
+
+    /// Tells of a file that was read whole. Should a writer add to it even now, that is delivered too,
+    /// and not told again.
+    pub(super) fn close_finished(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let path = lineage.path.clone();
+        if let Some(epoch) = lineage.epoch(id.number)
+            && !std::mem::replace(&mut epoch.account.is_closed, true)
+        {
+            self.audit.closed(&path, epoch, Ending::FINISHED, out);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What becomes of lines under everything that is done to log files. Paths are real, time is not.
 
+mod audit;
 mod edges;
 
 use std::io::Write;
