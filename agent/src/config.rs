@@ -15,6 +15,7 @@ use config::units::ByteSize;
 use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
 
 use crate::limits::{LABELS_BYTES_MAX, LABELS_MAX};
+use crate::sources::file::LongLines;
 
 #[cfg(test)]
 mod tests;
@@ -89,6 +90,8 @@ pub struct LogsConfig {
     pub labels: BTreeMap<String, String>,
     /// Where reading begins in files that are there and can be read at the first start.
     pub start_at: StartAt,
+    /// What becomes of lines that are longer than `limits.line`.
+    pub long_lines: LongLines,
 }
 
 /// A pattern of paths, absolute, with the place it was written at.
@@ -228,6 +231,11 @@ impl Section for LogsConfig {
                 StartAt::Beginning,
                 "Where reading begins in files that are there and can be read at the first start.",
             ),
+            long_lines: fields.value(
+                "long_lines",
+                LongLines::Split,
+                "What becomes of lines longer than `limits.line`: split into several records, truncate or drop.",
+            ),
         };
         check_labels(&section.labels, fields);
         section
@@ -241,7 +249,7 @@ impl Section for LimitsConfig {
             line: fields.value(
                 "line",
                 ByteSize::mib(1),
-                "The longest line; what is longer is cut into several records and counted.",
+                "The longest line; what becomes of longer ones is said by `logs.*.long_lines`, and they are counted.",
             ),
         };
         if config.files_open == 0 {
@@ -290,6 +298,18 @@ impl Value for StartAt {
     }
 }
 
+impl Value for LongLines {
+    const KIND: &'static str = "split, truncate or drop";
+
+    fn read(scalar: &Scalar<'_>) -> Result<LongLines, Mismatch> {
+        choose(scalar, &LONG_LINES)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &LONG_LINES)
+    }
+}
+
 /// Every record bears all labels, so they are few and short.
 fn check_labels(labels: &BTreeMap<String, String>, fields: &mut Fields<'_>) {
     let bytes: usize = labels
@@ -316,6 +336,12 @@ pub fn default_topic() -> TopicName {
 }
 
 const START_AT: [(&str, StartAt); 2] = [("beginning", StartAt::Beginning), ("end", StartAt::End)];
+
+const LONG_LINES: [(&str, LongLines); 3] = [
+    ("split", LongLines::Split),
+    ("truncate", LongLines::Truncate),
+    ("drop", LongLines::Drop),
+];
 
 /// Room for a few whole batches of every partition that is being written.
 const SPOOL_SIZE_MIN: ByteSize = ByteSize::mib(16);

@@ -18,7 +18,7 @@ use model::header;
 
 use crate::ambient::{Clock, Now, Random};
 use crate::pipeline::Pipeline;
-use crate::sources::file::{FileConfig, FileSource, StartAt};
+use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
 use crate::sources::{Next, Source};
 use crate::spool::{Hints, Spool, SpoolConfig, SyncTurn};
 use crate::telemetry::{SourceTelemetry, Telemetry};
@@ -76,6 +76,7 @@ impl World {
             labels: vec![("host.name".to_owned(), "test".to_owned())],
             start_at: StartAt::Beginning,
             line_bytes_max: 1024 * 1024,
+            long_lines: LongLines::Split,
             files_open_max: 500,
         };
         World {

@@ -10,11 +10,14 @@ pub const SERVICE_NAME: &str = "service.name";
 /// The file that a line comes from: the path that its source watches, also after a rotation.
 pub const LOG_FILE_PATH: &str = "log.file.path";
 
-/// The record is a part of a line: [`PARTIAL_SPLIT`] or [`PARTIAL_UNTERMINATED`].
+/// The record is a part of a line: [`PARTIAL_SPLIT`], [`PARTIAL_TRUNCATED`] or [`PARTIAL_UNTERMINATED`].
 pub const LOG_RECORD_PARTIAL: &str = "log.record.partial";
 
 /// The line was longer than the limit: the next record of the same file continues it.
 pub const PARTIAL_SPLIT: &[u8] = b"split";
+
+/// The line was longer than the limit: this is its start, and the rest is left out.
+pub const PARTIAL_TRUNCATED: &[u8] = b"truncated";
 
 /// The file ended for good without a newline: this is all there is of its last line.
 pub const PARTIAL_UNTERMINATED: &[u8] = b"unterminated";

@@ -18,6 +18,14 @@ impl Content {
         }
     }
 
+    /// The file, where its bytes are the content.
+    #[expect(clippy::unnecessary_wraps, reason = "a compressed file's are not")]
+    pub(super) fn plain(&self) -> Option<&File> {
+        match self {
+            Content::Plain(file) => Some(file),
+        }
+    }
+
     /// How long it is at present.
     pub(super) fn length(&self) -> io::Result<u64> {
         match self {

@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) headers: HeaderBlock,
     /// The same, for a piece of a line that the next record continues.
     pub(super) split: HeaderBlock,
+    /// The same, for the start of a line whose rest is left out.
+    pub(super) truncated: HeaderBlock,
     /// The same, for a last line without its newline.
     pub(super) unterminated: HeaderBlock,
 }
@@ -60,6 +62,8 @@ pub(super) struct Epoch {
     pub(super) content: Option<Content>,
     /// The end of the last record that was taken.
     pub(super) offset: u64,
+    /// The line at `offset` is longer than the limit, and does not end before this byte.
+    pub(super) searched: u64,
     /// Over the first bytes that were seen, read or not.
     pub(super) head: Guard,
     /// Over the last bytes that were taken.
@@ -172,6 +176,7 @@ impl Epoch {
             key,
             content: Some(content),
             offset: 0,
+            searched: 0,
             head: Guard::default(),
             tail: Guard::default(),
             size_seen: 0,
@@ -199,6 +204,7 @@ impl Epoch {
     /// all there are.
     pub(super) fn advance(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
         self.offset = offset;
+        self.searched = 0;
         self.tail = tail_guard(before, hasher);
     }
 }

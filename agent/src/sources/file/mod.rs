@@ -22,8 +22,10 @@
 mod audit;
 mod content;
 mod copies;
+mod cutter;
 mod discovery;
 mod guard;
+mod holes;
 mod kernel;
 mod lineage;
 pub(crate) mod pattern;
@@ -50,13 +52,14 @@ use crate::ambient::Now;
 use crate::limits::{ATTENTION_EVERY, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
 use crate::spool::Notes;
+use crate::spool::positions::Loss;
 use crate::telemetry::SourceTelemetry;
 use audit::Audit;
 use copies::Suspect;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
 use pattern::Patterns;
-use reader::{LastLine, Read, Reader};
+use reader::{LastLine, Read, Reader, Taken};
 use watch::{Hint, Spot, Watch};
 
 /// What a file source follows, and how.
@@ -74,8 +77,10 @@ pub struct FileConfig {
     pub labels: Vec<(String, String)>,
     /// Where reading begins in files that are there at the very first start.
     pub start_at: StartAt,
-    /// Longer lines are cut into pieces.
+    /// Longer lines are too long.
     pub line_bytes_max: usize,
+    /// What becomes of them.
+    pub long_lines: LongLines,
     /// Files held open at once.
     pub files_open_max: usize,
 }
@@ -87,6 +92,17 @@ pub enum StartAt {
     Beginning,
     /// After the last line.
     End,
+}
+
+/// What becomes of lines that are too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongLines {
+    /// They become several records.
+    Split,
+    /// Their start becomes a record, the rest is counted as lost.
+    Truncate,
+    /// They are counted as lost.
+    Drop,
 }
 
 /// The source.
@@ -174,7 +190,7 @@ impl FileSource {
         let own_output = own_output.ok();
         Ok(FileSource {
             patterns: Patterns::new(&config.files, &config.exclude)?,
-            reader: Reader::new(hasher, config.line_bytes_max),
+            reader: Reader::new(hasher, config.line_bytes_max, config.long_lines),
             audit: Audit::new(&config.name),
             config,
             telemetry,
@@ -361,10 +377,17 @@ impl FileSource {
         progress
     }
 
-    fn count(&self, taken: reader::Taken) {
+    fn count(&mut self, id: EpochId, taken: Taken, out: &mut Outlet<'_>) {
         self.telemetry.read_bytes.inc_by(taken.bytes);
         self.telemetry.records.inc_by(taken.records);
         self.telemetry.lines_split.inc_by(taken.lines_split);
+        self.telemetry.hole_bytes.inc_by(taken.holes);
+        if taken.lost != Loss::default() {
+            out.count_loss(&self.config.name, LOST_TOO_LONG, taken.lost);
+        }
+        if taken.without_record {
+            self.note(id, out);
+        }
     }
 
     /// Decides where a lineage's records go, once that is known; whether it is.
@@ -399,6 +422,7 @@ impl FileSource {
             destination: out.destination(&partition),
             partition,
             split: headers_of_part(&headers, header::PARTIAL_SPLIT),
+            truncated: headers_of_part(&headers, header::PARTIAL_TRUNCATED),
             unterminated: headers_of_part(&headers, header::PARTIAL_UNTERMINATED),
             headers,
         });
@@ -492,6 +516,9 @@ fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
     }
     block
 }
+
+/// Bytes of lines that were longer than the limit.
+const LOST_TOO_LONG: &str = "line_too_long";
 
 #[cfg(test)]
 mod scripts;

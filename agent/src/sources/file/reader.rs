@@ -3,23 +3,27 @@
 //! Each read begins [`TAIL_BYTES`] before the offset. What comes back must hash to the epoch's guard, so
 //! a file that was truncated or written anew is noticed by the very read that would have gone wrong,
 //! however large it has grown again. The bytes go from the read buffer into the open batch: one copy.
-//! One line is held back until it is known whether it is the last that this batch has of the file: the
-//! last one carries the position, and others between when there is much.
+//!
+//! The offset stays at the start of what is not taken yet: an unfinished line, or one that is longer than
+//! the limit and is not to be split. Such a line is never held: it is looked through to its end with the
+//! same buffer, and after a restart looked through again.
 
 use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use commitlog::batch::builder::{HeaderBlock, RECORD_OVERHEAD_MAX};
-use memchr::{memchr_iter, memrchr};
+use memchr::{memchr, memrchr};
 use model::position::{Guard, Position};
 
+use super::LongLines;
 use super::content::{Content, read_at};
+use super::cutter::{Cut, Cutter, Take, leading_nuls};
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
+use super::holes::{Gap, Holes, data_from};
 use super::lineage::{Epoch, Stream, tail_guard};
-use crate::limits::{LINE_PIECE_BYTES, READ_BYTES};
-use crate::pipeline::{Batch, Refused};
-use crate::spool::positions::Placed;
+use crate::limits::READ_BYTES;
+use crate::pipeline::Batch;
+use crate::spool::positions::Loss;
 
 /// What a read came to.
 #[derive(Debug)]
@@ -43,6 +47,14 @@ pub(super) struct Taken {
     pub(super) records: u64,
     /// Lines of which a first piece is among the records.
     pub(super) lines_split: u64,
+    /// Bytes that were looked through or passed over.
+    pub(super) passed: u64,
+    /// Bytes of holes.
+    pub(super) holes: u64,
+    /// Lines and parts of lines that were too long.
+    pub(super) lost: Loss,
+    /// The epoch stands behind what its last record tells.
+    pub(super) without_record: bool,
 }
 
 /// What reading needs besides the file.
@@ -50,6 +62,7 @@ pub(super) struct Reader {
     hasher: Hasher,
     buffer: Vec<u8>,
     line_bytes_max: usize,
+    long_lines: LongLines,
 }
 
 /// One read: where records go, the position that they carry, and how far to go.
@@ -82,14 +95,17 @@ struct Filled {
     ended: bool,
     /// Bytes after `back` that are whole lines.
     whole: usize,
+    /// The file's bytes that are not in the buffer, before the last of those that are.
+    left_out: u64,
 }
 
 impl Reader {
-    pub(super) fn new(hasher: Hasher, line_bytes_max: usize) -> Reader {
+    pub(super) fn new(hasher: Hasher, line_bytes_max: usize, long_lines: LongLines) -> Reader {
         Reader {
             hasher,
             buffer: vec![0; BUFFER_BYTES],
             line_bytes_max,
+            long_lines,
         }
     }
 
@@ -118,7 +134,7 @@ impl Reader {
             return Ok(Read::Shrunk(lost));
         }
         if is_unseen && epoch.offset == 0 {
-            epoch.head = self.hasher.guard(&head[..filled]);
+            self.see_head(epoch, &head[..filled]);
         }
         epoch.saw_size(size, now);
         Ok(Read::NoRoom(Taken::default()))
@@ -133,37 +149,49 @@ impl Reader {
         let Some(mut content) = epoch.content.take() else {
             return Ok(Read::End(Taken::default()));
         };
-        let filled = self.fill(&mut content, epoch);
-        let length = content.length();
+        let read = self.read_content(&mut content, epoch, target);
         epoch.content = Some(content);
-        let Some(filled) = filled? else {
-            return Ok(Read::Replaced);
-        };
-        let mut size = filled.from + filled.end as u64;
-        if !filled.ended {
-            // What this read has no room for counts too, should it be cut off before the next one.
-            size = size.max(length?);
-        }
-        if size < epoch.size_seen {
-            let lost = epoch.size_seen - size;
-            epoch.size_seen = size;
-            return Ok(Read::Shrunk(lost));
-        }
-        epoch.saw_size(size, target.now);
-        let head = filled.end.min(HEAD_BYTES);
-        if filled.from == 0 && usize::from(epoch.head.bytes) < head {
-            epoch.head = self.hasher.guard(&self.buffer[..head]);
-        }
-        let read = self.take(filled, epoch, target);
+        debug_assert!(self.buffer.len() <= BUFFER_BYTES.max(self.line_bytes_max + HEAD_BYTES + 1));
         if self.buffer.len() > BUFFER_BYTES {
             self.buffer.truncate(BUFFER_BYTES);
             self.buffer.shrink_to_fit();
         }
-        Ok(read)
+        read
     }
 
-    /// Fills the buffer: at least a whole line, where there is one below the limit. `None`: this is
-    /// not what was read before.
+    fn read_content(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+    ) -> io::Result<Read> {
+        if epoch.searched > epoch.offset {
+            return self.search(content, epoch, target);
+        }
+        let Some(mut filled) = self.fill(content, epoch)? else {
+            return Ok(Read::Replaced);
+        };
+        let nuls = leading_nuls(&self.buffer[filled.back..filled.end]);
+        match Holes::of(content).gap(epoch.offset, nuls) {
+            Gap::None => self.grow(content, &mut filled)?,
+            gap => return self.pass_hole(content, epoch, target, gap),
+        }
+        let end = filled.from + filled.end as u64;
+        if let Some(lost) = see_size(content, epoch, end, filled.ended, target.now)? {
+            return Ok(Read::Shrunk(lost));
+        }
+        if filled.from == 0 {
+            self.see_head(epoch, &self.buffer[..filled.end]);
+        }
+        let is_unfinished = filled.whole == 0 && filled.end - filled.back > self.line_bytes_max;
+        if is_unfinished && self.long_lines != LongLines::Split {
+            epoch.searched = end;
+            return self.search(content, epoch, target);
+        }
+        Ok(self.take(content, filled, epoch, target))
+    }
+
+    /// Fills the buffer. `None`: this is not what was read before.
     fn fill(&mut self, content: &mut Content, epoch: &Epoch) -> io::Result<Option<Filled>> {
         // A young file is read from its start, so that the guard at its head grows with it.
         let young = epoch.offset < HEAD_BYTES as u64;
@@ -175,31 +203,164 @@ impl Reader {
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
         let wanted = READ_BYTES + back;
-        let mut filled = content.read_at(&mut self.buffer[..wanted], from)?;
-        if filled < back || !self.is_known(epoch, &self.buffer[..filled], from) {
+        let end = content.read_at(&mut self.buffer[..wanted], from)?;
+        if end < back || !self.is_known(epoch, &self.buffer[..end], from) {
             return Ok(None);
-        }
-        let mut ended = filled < wanted;
-        let mut whole = whole_lines(&self.buffer[back..filled]);
-        // A line that is longer than the buffer.
-        while whole == 0 && !ended && filled - back < self.line_bytes_max {
-            let bytes = (self.buffer.len() * 2).min(self.line_bytes_max + HEAD_BYTES + 1);
-            self.buffer.resize(bytes.max(self.buffer.len()), 0);
-            let more = content.read_at(&mut self.buffer[filled..], from + filled as u64)?;
-            ended = filled + more < self.buffer.len();
-            whole = match whole_lines(&self.buffer[filled..filled + more]) {
-                0 => 0,
-                lines => filled - back + lines,
-            };
-            filled += more;
         }
         Ok(Some(Filled {
             from,
             back,
-            end: filled,
-            ended,
-            whole,
+            end,
+            ended: end < wanted,
+            whole: whole_lines(&self.buffer[back..end]),
+            left_out: 0,
         }))
+    }
+
+    /// Reads on until the buffer holds a whole line, where there is one below the limit.
+    fn grow(&mut self, content: &mut Content, filled: &mut Filled) -> io::Result<()> {
+        let Filled { from, back, .. } = *filled;
+        while filled.whole == 0 && !filled.ended && filled.end - back <= self.line_bytes_max {
+            let bytes = (self.buffer.len() * 2).min(self.line_bytes_max + HEAD_BYTES + 1);
+            self.buffer.resize(bytes.max(self.buffer.len()), 0);
+            let more = content.read_at(&mut self.buffer[filled.end..], from + filled.end as u64)?;
+            let end = filled.end + more;
+            filled.ended = end < self.buffer.len();
+            filled.whole = match whole_lines(&self.buffer[filled.end..end]) {
+                0 => 0,
+                lines => filled.end - back + lines,
+            };
+            filled.end = end;
+        }
+        Ok(())
+    }
+
+    /// Goes on behind a hole, or at the file's end when nothing more is expected of it.
+    fn pass_hole(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+        gap: Gap,
+    ) -> io::Result<Read> {
+        let size = content.length()?;
+        if let Some(lost) = see_size(content, epoch, size, true, target.now)? {
+            return Ok(Read::Shrunk(lost));
+        }
+        let to = match (gap, target.last_line) {
+            (Gap::Until(data), _) => data,
+            (Gap::ToEnd, LastLine::Take) => size,
+            (Gap::ToEnd, LastLine::Wait) | (Gap::None, _) => {
+                return Ok(Read::End(Taken::default()));
+            }
+        };
+        let taken = Taken {
+            holes: to - epoch.offset,
+            passed: READ_BYTES as u64,
+            without_record: true,
+            ..Taken::default()
+        };
+        self.restart_at(content.file(), epoch, to)?;
+        epoch.saw_size(size, target.now);
+        Ok(match gap {
+            Gap::ToEnd => Read::End(taken),
+            Gap::Until(_) | Gap::None => Read::More(taken),
+        })
+    }
+
+    /// Looks on for the end of a line that is longer than the limit, and takes what is to be taken of it
+    /// once that is found.
+    fn search(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+    ) -> io::Result<Read> {
+        if let Some(file) = content.plain()
+            && !self.is_same(file, &target.position)?
+        {
+            return Ok(Read::Replaced);
+        }
+        let size = content.length()?;
+        // A line goes on behind a hole; nobody reads through it.
+        let data = content.plain().map(|file| data_from(file, epoch.searched));
+        let from = data
+            .unwrap_or(Some(epoch.searched))
+            .unwrap_or(size)
+            .min(size);
+        let wanted = &mut self.buffer[..READ_BYTES];
+        let bytes = content.read_at(wanted, from)?;
+        let ended = bytes < wanted.len();
+        let searched = from + bytes as u64;
+        if let Some(lost) = see_size(content, epoch, searched, ended, target.now)? {
+            epoch.searched = 0;
+            return Ok(Read::Shrunk(lost));
+        }
+        let passed = Taken {
+            passed: bytes as u64,
+            ..Taken::default()
+        };
+        let end = match memchr(b'\n', &self.buffer[..bytes]) {
+            Some(newline) => from + newline as u64 + 1,
+            None if ended && target.last_line == LastLine::Take => searched,
+            None => {
+                epoch.searched = searched;
+                return Ok(if ended {
+                    Read::End(passed)
+                } else {
+                    Read::More(passed)
+                });
+            }
+        };
+        self.take_start(content, epoch, target, end)
+    }
+
+    /// Takes the start of a line that is longer than the limit and ends before the byte `end`, or
+    /// nothing of it. The buffer gets the line's start, and the bytes before `end` for the guard.
+    fn take_start(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+        end: u64,
+    ) -> io::Result<Read> {
+        let back = epoch.offset.min(TAIL_BYTES as u64);
+        let from = epoch.offset - back;
+        let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
+        let start = back + self.line_bytes_max;
+        let start_end = from + start as u64;
+        let rest = end.saturating_sub(TAIL_BYTES as u64).max(start_end);
+        let rest_bytes = usize::try_from(end - rest).unwrap_or(TAIL_BYTES);
+        let bytes = start + rest_bytes;
+        self.buffer.resize(bytes.max(self.buffer.len()), 0);
+        let read = content.read_at(&mut self.buffer[..start], from)?
+            + content.read_at(&mut self.buffer[start..bytes], rest)?;
+        if read < bytes {
+            return Ok(Read::Replaced);
+        }
+        let filled = Filled {
+            from,
+            back,
+            end: bytes,
+            ended: false,
+            whole: 0,
+            left_out: rest - start_end,
+        };
+        let take = Take::Start(self.line_bytes_max);
+        Ok(self.cut(content, (filled, take), epoch, target))
+    }
+
+    /// The epoch's file begins with these bytes. NULs at their end that were not read may be bytes that
+    /// nobody wrote yet, in a file that was made as long as it will be.
+    fn see_head(&self, epoch: &mut Epoch, bytes: &[u8]) {
+        let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+        let read = usize::try_from(epoch.offset).unwrap_or(usize::MAX);
+        let written = head.iter().rposition(|&byte| byte != 0);
+        let written = written.map_or(0, |last| last + 1);
+        let known = written.max(read.min(head.len()));
+        if usize::from(epoch.head.bytes) < known {
+            epoch.head = self.hasher.guard(&head[..known]);
+        }
     }
 
     /// Whether the bytes that were there before are still there. `bytes` begin at the file's byte
@@ -216,31 +377,52 @@ impl Reader {
         tail_guard(before, &self.hasher) == epoch.tail && (from > 0 || head())
     }
 
-    fn take(&self, filled: Filled, epoch: &mut Epoch, target: &mut Target<'_, '_>) -> Read {
+    fn take(
+        &self,
+        content: &mut Content,
+        filled: Filled,
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+    ) -> Read {
         let unterminated = filled.end - filled.back - filled.whole;
-        let take = if filled.whole == 0 && unterminated >= self.line_bytes_max {
+        let is_split = self.long_lines == LongLines::Split;
+        let take = if filled.whole == 0 && is_split && unterminated >= self.line_bytes_max {
             Take::Piece(self.line_bytes_max)
         } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
             Take::All
         } else {
             Take::Lines(filled.whole)
         };
+        self.cut(content, (filled, take), epoch, target)
+    }
+
+    fn cut(
+        &self,
+        content: &mut Content,
+        (filled, take): (Filled, Take),
+        epoch: &mut Epoch,
+        target: &mut Target<'_, '_>,
+    ) -> Read {
         let mut cutter = Cutter {
             hasher: &self.hasher,
             bytes: &self.buffer[..filled.end],
             from: filled.from,
             back: filled.back,
+            left_out: filled.left_out,
+            holes: Holes::of(content),
             epoch,
             target,
             line_bytes_max: self.line_bytes_max,
+            long_lines: self.long_lines,
+            losses: Vec::new(),
             taken: Taken::default(),
         };
         let outcome = cutter.cut(take);
         let taken = cutter.taken;
         match (outcome, take) {
             (Err(_), _) => Read::NoRoom(taken),
-            (Ok(()), Take::Lines(_) | Take::All) if filled.ended => Read::End(taken),
-            (Ok(()), _) => Read::More(taken),
+            (Ok(Cut::Whole), Take::Lines(_) | Take::All) if filled.ended => Read::End(taken),
+            (Ok(_), _) => Read::More(taken),
         }
     }
 
@@ -258,237 +440,32 @@ impl Reader {
     }
 }
 
-/// What of the bytes read is to be taken.
-#[derive(Debug, Clone, Copy)]
-enum Take {
-    /// So many bytes, which end with a newline.
-    Lines(usize),
-    /// The same, and what follows the last newline.
-    All,
-    /// So many bytes of a line that is longer than the limit.
-    Piece(usize),
-}
-
-/// Which headers a record bears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Line,
-    Split,
-    Unterminated,
-}
-
-/// A record that is not pushed yet: its bytes, and where the next one begins.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    from: usize,
-    to: usize,
-    next: usize,
-    kind: Kind,
-}
-
-/// Cuts one read into records.
-struct Cutter<'a, 'b, 'c> {
-    hasher: &'a Hasher,
-    /// The bytes read, from the file's byte `from` on; those before `back` were taken before.
-    bytes: &'a [u8],
-    from: u64,
-    back: usize,
-    epoch: &'a mut Epoch,
-    target: &'a mut Target<'b, 'c>,
-    line_bytes_max: usize,
-    taken: Taken,
-}
-
-impl Cutter<'_, '_, '_> {
-    fn cut(&mut self, take: Take) -> Result<(), Refused> {
-        let (lines, rest) = match take {
-            Take::Lines(whole) => (whole, None),
-            Take::Piece(length) => (0, Some((length, Kind::Split))),
-            Take::All => {
-                let data = &self.bytes[self.back..];
-                let whole = whole_lines(data);
-                (whole, Some((data.len() - whole, Kind::Unterminated)))
-            }
-        };
-        let mut held: Option<Held> = None;
-        let mut start = self.back;
-        for newline in memchr_iter(b'\n', &self.bytes[start..start + lines]) {
-            let to = self.back + newline;
-            let line = Held {
-                from: start,
-                to,
-                next: to + 1,
-                kind: Kind::Line,
-            };
-            held = self.add(held, line)?;
-            start = line.next;
-        }
-        if let Some((length, kind)) = rest {
-            let to = start + length;
-            let part = Held {
-                from: start,
-                to,
-                next: to,
-                kind,
-            };
-            held = self.add(held, part)?;
-        }
-        match held {
-            Some(last) => self.push_last(last),
-            None => Ok(()),
-        }
+/// An epoch's file has at least `end` bytes, and no more if it `ended` there. How many bytes it lost that
+/// were not read yet.
+fn see_size(
+    content: &Content,
+    epoch: &mut Epoch,
+    end: u64,
+    ended: bool,
+    now: Duration,
+) -> io::Result<Option<u64>> {
+    let size = if ended {
+        end
+    } else {
+        // What a read has no room for counts too, should it be cut off before the next one.
+        end.max(content.length()?)
+    };
+    if size < epoch.size_seen {
+        let lost = epoch.size_seen - size;
+        epoch.size_seen = size;
+        return Ok(Some(lost));
     }
-
-    /// Pushes what was held back and holds back the next record, in pieces when it is too long.
-    #[inline]
-    fn add(&mut self, mut held: Option<Held>, mut record: Held) -> Result<Option<Held>, Refused> {
-        while record.to - record.from > self.line_bytes_max {
-            let end = record.from + self.line_bytes_max;
-            let piece = Held {
-                to: end,
-                next: end,
-                kind: Kind::Split,
-                ..record
-            };
-            held = self.hold(held, piece)?;
-            record.from = end;
-        }
-        self.hold(held, record)
-    }
-
-    #[inline]
-    fn hold(&mut self, held: Option<Held>, next: Held) -> Result<Option<Held>, Refused> {
-        let Some(held) = held else {
-            return Ok(Some(next));
-        };
-        let stream = self.target.stream;
-        let values = held.to - held.from + next.to - next.from;
-        // Both or none: a record pushed without a position must be followed by one with it.
-        let both = values + 2 * stream.split.encoded_bytes() + RECORD_OVERHEAD_MAX;
-        if !self.target.batch.fits(both) {
-            self.push_last(held)?;
-            self.target.batch.cut()?;
-        } else if !self.target.batch.can_go_without_position(both) {
-            self.push_last(held)?;
-        } else {
-            let value = &self.bytes[held.from..held.to];
-            self.target.batch.push(value, headers(stream, held.kind));
-            self.count(held);
-        }
-        Ok(Some(next))
-    }
-
-    /// Pushes a record with the position after it: the last of this turn or this batch, or one between.
-    fn push_last(&mut self, last: Held) -> Result<(), Refused> {
-        let headers = headers(self.target.stream, last.kind);
-        let bytes = last.to - last.from + headers.encoded_bytes();
-        if !self.target.batch.fits(bytes) {
-            self.target.batch.cut()?;
-        }
-        if !self.target.batch.can_go_without_position(bytes) {
-            return self.push_alone(last);
-        }
-        let placed = self.move_to(last.next);
-        let value = &self.bytes[last.from..last.to];
-        self.target.batch.push_last(value, headers, placed);
-        self.count(last);
-        Ok(())
-    }
-
-    /// Counts a record that was pushed.
-    #[inline]
-    fn count(&mut self, pushed: Held) {
-        self.taken.records += 1;
-        if pushed.kind == Kind::Split && self.is_line_start(pushed.from) {
-            self.taken.lines_split += 1;
-        }
-    }
-
-    /// Whether a line begins at this byte of the read.
-    fn is_line_start(&self, at: usize) -> bool {
-        match at.checked_sub(1) {
-            Some(before) => self.bytes[before] == b'\n',
-            // A read begins before the offset, but in a file of which nothing was taken.
-            None => true,
-        }
-    }
-
-    /// Pushes a record that is larger than a batch is meant to be: whole when it compresses, in pieces
-    /// when it does not.
-    fn push_alone(&mut self, last: Held) -> Result<(), Refused> {
-        let before = self.mark();
-        let placed = self.move_to(last.next);
-        let value = &self.bytes[last.from..last.to];
-        let headers = headers(self.target.stream, last.kind);
-        match self.target.batch.push_alone(value, headers, placed) {
-            Ok(()) => {
-                self.count(last);
-                Ok(())
-            }
-            Err(Refused::NoRoom) => {
-                self.reset(before);
-                Err(Refused::NoRoom)
-            }
-            Err(Refused::TooLarge) => {
-                self.reset(before);
-                let middle = last.from + LINE_PIECE_BYTES.min((last.to - last.from) / 2);
-                let piece = Held {
-                    to: middle,
-                    next: middle,
-                    kind: Kind::Split,
-                    ..last
-                };
-                self.push_last(piece)?;
-                self.push_last(Held {
-                    from: middle,
-                    ..last
-                })
-            }
-        }
-    }
-
-    /// Moves the epoch to the byte at `next` of this read; the position of a record that ends there.
-    fn move_to(&mut self, next: usize) -> Placed {
-        let offset = self.from + next as u64;
-        self.taken.bytes += offset - self.epoch.offset;
-        self.epoch.advance(offset, &self.bytes[..next], self.hasher);
-        let mut position = self.target.position.clone();
-        position.offset = offset;
-        position.head = self.epoch.head;
-        position.tail = self.epoch.tail;
-        Placed {
-            position,
-            partition: Some(self.target.stream.partition.clone()),
-        }
-    }
-
-    fn mark(&self) -> (u64, Guard, Guard, Taken) {
-        (
-            self.epoch.offset,
-            self.epoch.head,
-            self.epoch.tail,
-            self.taken,
-        )
-    }
-
-    fn reset(&mut self, (offset, head, tail, taken): (u64, Guard, Guard, Taken)) {
-        self.epoch.offset = offset;
-        self.epoch.head = head;
-        self.epoch.tail = tail;
-        self.taken = taken;
-    }
-}
-
-fn headers(stream: &Stream, kind: Kind) -> &HeaderBlock {
-    match kind {
-        Kind::Line => &stream.headers,
-        Kind::Split => &stream.split,
-        Kind::Unterminated => &stream.unterminated,
-    }
+    epoch.saw_size(size, now);
+    Ok(None)
 }
 
 /// The bytes up to and with the last newline.
-fn whole_lines(data: &[u8]) -> usize {
+pub(super) fn whole_lines(data: &[u8]) -> usize {
     memrchr(b'\n', data).map_or(0, |at| at + 1)
 }
 

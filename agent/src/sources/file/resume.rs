@@ -269,6 +269,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         offset: position.offset,
         head: position.head,
         tail: position.tail,
+        searched: 0,
         size_seen: position.offset,
         grown_at: now.monotonic,
         life: if position.finished {
@@ -284,7 +285,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
 
 impl Reader {
     /// Whether the file still holds what was read of it.
-    fn is_same(&self, file: &File, position: &Position) -> io::Result<bool> {
+    pub(super) fn is_same(&self, file: &File, position: &Position) -> io::Result<bool> {
         let has = |from, guard: Guard| -> io::Result<bool> {
             let found = self.guard_at(file, from, usize::from(guard.bytes))?;
             Ok(found == Some(guard))

@@ -71,15 +71,16 @@ impl FileSource {
     ) -> Progress {
         match read {
             Ok(Read::More(taken)) => {
-                self.count(taken);
-                Progress::Some(usize::try_from(taken.bytes).unwrap_or(usize::MAX))
+                self.count(id, taken, out);
+                let bytes = taken.bytes.max(taken.passed);
+                Progress::Some(usize::try_from(bytes).unwrap_or(usize::MAX))
             }
             Ok(Read::NoRoom(taken)) => {
-                self.count(taken);
+                self.count(id, taken, out);
                 Progress::NoRoom
             }
             Ok(Read::End(taken)) => {
-                self.count(taken);
+                self.count(id, taken, out);
                 Progress::None
             }
             Ok(Read::Replaced) => {

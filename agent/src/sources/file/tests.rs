@@ -2,6 +2,7 @@
 
 mod audit;
 mod edges;
+mod reading;
 
 use std::io::Write;
 use std::time::Duration;
