@@ -6,6 +6,7 @@
 //! whole, with the positions that its records carry.
 
 mod destination;
+mod linger;
 pub mod thread;
 
 use std::collections::HashMap;
@@ -17,13 +18,14 @@ use commitlog::id::{Timestamp, TopicName, TopicPartition};
 use model::position::LineageId;
 
 use crate::ambient::Now;
-use crate::limits::{LINGER_MIN, READ_BYTES, SPOOL_RETRY};
+use crate::limits::{DEAF_MAX, READ_BYTES, SPOOL_RETRY};
 use crate::router::Router;
 use crate::sources::{Next, Source};
 use crate::spool::Spool;
 use crate::spool::positions::{Loss, Placed};
 use crate::telemetry::Telemetry;
 use destination::Destination;
+use linger::Linger;
 
 /// The sources, and what is on its way from them to the spool.
 pub struct Pipeline {
@@ -37,8 +39,7 @@ struct Flow {
     router: Router,
     destinations: Vec<Destination>,
     by_partition: HashMap<TopicPartition, DestinationId>,
-    /// When gathered batches were cut last.
-    cut_at: Option<Duration>,
+    linger: Linger,
     telemetry: Telemetry,
 }
 
@@ -55,6 +56,7 @@ pub struct Outlet<'a> {
 /// One destination's open batch.
 pub struct Batch<'a> {
     destination: &'a mut Destination,
+    linger: &'a mut Linger,
     spool: &'a Spool,
     telemetry: &'a Telemetry,
     now: Now,
@@ -79,7 +81,7 @@ impl Pipeline {
                 spool,
                 destinations: Vec::new(),
                 by_partition: HashMap::new(),
-                cut_at: None,
+                linger: Linger::default(),
                 telemetry,
             },
         }
@@ -102,10 +104,13 @@ impl Pipeline {
         next.min(Next::At(self.flow.due(now)))
     }
 
-    /// Whether records are gathering: what comes before they are cut can wait for that turn.
-    pub fn is_gathering(&self) -> bool {
+    /// How long events can wait while records gather: what comes before they are cut is taken by that
+    /// turn, one wake-up for all. `None`: nothing gathers.
+    pub fn deaf_for(&self) -> Option<Duration> {
         let mut destinations = self.flow.destinations.iter();
-        destinations.any(|destination| destination.opened_at().is_some())
+        let is_gathering = destinations.any(|destination| destination.opened_at().is_some());
+        let bounds = self.sources.iter().map(|source| source.events_wait_max());
+        is_gathering.then(|| bounds.fold(DEAF_MAX, Duration::min))
     }
 
     /// Cuts and appends what is gathered; whether all of it is in the spool.
@@ -131,22 +136,18 @@ impl Pipeline {
 }
 
 impl Flow {
-    /// When open batches are to be cut, all at once. The first record after a quiet time goes at once:
-    /// it has nobody to wait for; those that follow gather for the linger. Either way at most one batch
-    /// is cut in each linger, because each wakes the disk and the network.
+    /// When open batches are to be cut, all at once: each cut wakes the disk and the network.
     fn gathered_at(&self) -> Option<Duration> {
         let opened = self.destinations.iter().filter_map(Destination::opened_at);
         let opened = opened.min()?;
-        let linger = self.spool.linger().borrow().max(LINGER_MIN);
-        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
-        Some(since_last.clamp(opened, opened + linger))
+        Some(self.linger.due(opened, *self.spool.linger().borrow()))
     }
 
     fn cut_due(&mut self, now: Now) {
         if self.gathered_at().is_none_or(|at| at > now.monotonic) {
             return;
         }
-        self.cut_at = Some(now.monotonic);
+        self.linger.cut(now.monotonic);
         for destination in &mut self.destinations {
             destination.cut(&self.spool, &self.telemetry, now);
         }
@@ -209,6 +210,7 @@ impl Outlet<'_> {
     pub fn batch(&mut self, destination: DestinationId) -> Batch<'_> {
         Batch {
             destination: &mut self.flow.destinations[destination.0],
+            linger: &mut self.flow.linger,
             spool: &self.flow.spool,
             telemetry: &self.flow.telemetry,
             now: self.now,
@@ -270,6 +272,8 @@ impl Batch<'_> {
     /// Adds a record with the position it ends at: at least the last that this turn or this batch has of
     /// a file.
     pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Placed) {
+        self.linger
+            .took(placed.position.lineage, self.now.monotonic);
         self.destination
             .push(value, headers, Some(placed), self.now);
     }

@@ -17,6 +17,7 @@ use commitlog::storage::faulty::FaultyDisk;
 use model::header;
 
 use crate::ambient::{Clock, Now, Random};
+use crate::limits::LINGER_SHARED_MAX;
 use crate::pipeline::Pipeline;
 use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
 use crate::sources::{Next, Source};
@@ -260,9 +261,14 @@ impl World {
         for _ in 0..100_000 {
             let due = self.turn();
             let now = self.now().monotonic;
+            let agent = self.agent.as_ref().unwrap();
+            let patience = match agent.pipeline.deaf_for() {
+                Some(_) => LINGER_SHARED_MAX + Duration::from_millis(5),
+                None => Duration::from_millis(5),
+            };
             let soon = match due {
                 Next::Now => continue,
-                Next::At(at) => at <= now + Duration::from_millis(5),
+                Next::At(at) => at <= now + patience,
             };
             if soon {
                 self.pass(Duration::from_millis(1));

@@ -132,4 +132,8 @@ impl Source for SimSource {
     fn event(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn events_wait_max(&self) -> Duration {
+        Duration::MAX
+    }
 }

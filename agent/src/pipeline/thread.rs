@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use crate::ambient::{Clock, Now};
-use crate::limits::DEAF_MAX;
 use crate::sources::Next;
 
 /// Ends the data thread's sleep. Clones wake the same thread.
@@ -67,6 +66,9 @@ impl Waker {
     }
 
     fn drain(&self) {
+        if !self.shared.pending.load(Ordering::Acquire) {
+            return;
+        }
         let mut bytes = [0; 16];
         while matches!(read(&self.shared.read_end, &mut bytes), Ok(16)) {}
         self.shared.pending.store(false, Ordering::Release);
@@ -119,11 +121,11 @@ fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
 }
 
 fn sleep(pipeline: &Pipeline, waker: &Waker, pause: Duration) {
-    // While records gather, the turn that cuts them takes what comes until then: one wake-up for all.
-    let is_deaf = pause <= DEAF_MAX && pipeline.is_gathering();
+    let deaf_for = pipeline.deaf_for();
+    let pause = deaf_for.map_or(pause, |longest| pause.min(longest));
     let mut fds: Vec<PollFd<'_>> = pipeline
         .events()
-        .filter(|_| !is_deaf)
+        .filter(|_| deaf_for.is_none())
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
     fds.push(PollFd::from_borrowed_fd(

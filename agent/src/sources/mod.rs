@@ -21,6 +21,9 @@ pub trait Source: Send {
 
     /// Readable when a turn would find something new. `None`: only time tells.
     fn event(&self) -> Option<BorrowedFd<'_>>;
+
+    /// How long events can wait for a turn before any could be lost.
+    fn events_wait_max(&self) -> Duration;
 }
 
 /// When a source wants its next turn.

@@ -49,7 +49,7 @@ use model::position::{FileKey, Position};
 
 use super::{Next, Source};
 use crate::ambient::Now;
-use crate::limits::{ATTENTION_EVERY, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
+use crate::limits::{ATTENTION_EVERY, DEAF_MAX, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
 use crate::spool::Notes;
 use crate::spool::positions::Loss;
@@ -248,6 +248,10 @@ impl Source for FileSource {
     fn event(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(Watch::event)
     }
+
+    fn events_wait_max(&self) -> Duration {
+        self.watch.as_ref().map_or(DEAF_MAX, Watch::wait_max)
+    }
 }
 
 impl FileSource {
@@ -256,7 +260,7 @@ impl FileSource {
         let Some(mut watch) = self.watch.take() else {
             return;
         };
-        watch.drain(&mut |hint| match hint {
+        watch.drain(now.monotonic, &mut |hint| match hint {
             Hint::Written { directory, name } => self.written(directory, name),
             Hint::Named { directory, name } => {
                 if self.is_meant(directory, name) {

@@ -11,11 +11,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::inotify::{
     CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init, remove_watch,
 };
 use rustix::io::Errno;
+
+use crate::limits::{DEAF_MAX, DEAF_MIN};
 
 /// The watched directories of a source, each with the number that the source gave it.
 pub(super) struct Watch {
@@ -23,6 +26,11 @@ pub(super) struct Watch {
     directories: HashMap<i32, usize>,
     watches: HashMap<usize, i32>,
     buffer: Box<[MaybeUninit<u8>]>,
+    /// The kernel keeps so many events, then it drops them.
+    events_max: u32,
+    drained_at: Duration,
+    /// How long the queue has room, if events come as they did before the last time it was emptied.
+    wait_max: Duration,
 }
 
 /// A hint.
@@ -56,6 +64,9 @@ impl Watch {
             directories: HashMap::new(),
             watches: HashMap::new(),
             buffer: vec![MaybeUninit::uninit(); BUFFER_BYTES].into_boxed_slice(),
+            events_max: events_max(),
+            drained_at: Duration::ZERO,
+            wait_max: DEAF_MIN,
         })
     }
 
@@ -85,7 +96,23 @@ impl Watch {
     }
 
     /// Reads all events that are there.
-    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Hint<'_>)) {
+    pub(super) fn drain(&mut self, now: Duration, each: &mut dyn FnMut(Hint<'_>)) {
+        let events = self.drain_all(each);
+        let since = now.saturating_sub(self.drained_at);
+        self.drained_at = now;
+        // They may come twice as fast at once, and a turn takes its time too.
+        let room = since.saturating_mul(self.events_max / 4) / events.max(1);
+        self.wait_max = room.clamp(DEAF_MIN, DEAF_MAX);
+    }
+
+    /// How long events can wait before the queue could overflow.
+    pub(super) fn wait_max(&self) -> Duration {
+        self.wait_max
+    }
+
+    /// Reads all events; how many they were.
+    fn drain_all(&mut self, each: &mut dyn FnMut(Hint<'_>)) -> u32 {
+        let mut count = 0;
         let mut events = Reader::new(&self.inotify, &mut self.buffer);
         // The two halves of a rename follow each other and share a cookie.
         let mut moved: Option<(u32, Spot)> = None;
@@ -93,8 +120,9 @@ impl Watch {
             let event = match events.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,
-                Err(_) => return,
+                Err(_) => return count,
             };
+            count += 1;
             let flags = event.events();
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
                 each(Hint::Overflow);
@@ -138,3 +166,13 @@ impl Watch {
         self.inotify.as_fd()
     }
 }
+
+/// How many events a new queue holds.
+fn events_max() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+    let told = text.ok().and_then(|text| text.trim().parse().ok());
+    told.unwrap_or(EVENTS_MAX_USUAL)
+}
+
+/// What the kernel holds unless it was told otherwise.
+const EVENTS_MAX_USUAL: u32 = 16_384;
