@@ -101,6 +101,33 @@ pub const READ_BYTES: usize = 256 * 1024;
 /// Bytes read in one turn of a source, before batches are looked after.
 pub const TURN_BYTES_MAX: usize = 1024 * 1024;
 
+/// Decompressed bytes that are kept of a compressed file behind the last one read: a reader goes back by
+/// a line at most. Going back further begins the file anew.
+pub const DECOMPRESSED_KEPT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Compressed bytes read at once.
+pub const COMPRESSED_READ_BYTES: usize = 64 * 1024;
+
+/// Bytes that a compressed file may take and give in one step, before others have their turn: a gzip
+/// step takes a millisecond, and a slow one (bzip2, xz) some twenty.
+pub const DECOMPRESS_STEP_BYTES: usize = 256 * 1024;
+
+/// Memory of one decoder beside what it has decoded. `xz -9` needs 65 MiB, `zstd -19` 8 MiB; what needs
+/// more (`zstd --ultra -22`, `--long`) is not read, and is said.
+pub const DECODER_BYTES_MAX: u64 = 72 * 1024 * 1024;
+
+/// The same for zstd, which counts in powers of two.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+
+const _: () = assert!(1 << ZSTD_WINDOW_LOG_MAX <= DECODER_BYTES_MAX);
+
+/// What a compressed file may always hold, and how many times its compressed size beyond that. gzip gets
+/// to a thousand at most; a file that holds more was made to fill disks.
+pub const DECOMPRESSED_ALWAYS_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// See [`DECOMPRESSED_ALWAYS_BYTES`].
+pub const DECOMPRESSED_RATIO_MAX: u64 = 2000;
+
 /// Kernel buffers of the QUIC socket. Linux' default of 208 KiB overflows between two wake-ups at
 /// full speed.
 pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;

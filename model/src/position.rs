@@ -7,7 +7,7 @@
 //! successor, its copy, and another file that got its inode number. File content never appears.
 //!
 //! ```text
-//! version u8 = 1 | flags u8 (1: finished, 2: moved) | lineage u64 | epoch varint | offset varint
+//! version u8 = 2 | flags u8 (1: finished, 2: moved) | codec u8 | lineage u64 | epoch varint | offset varint
 //! key: level u8, file system u64, inode varint, object u128
 //! head: bytes varint, hash u128 | tail: bytes varint, hash u128
 //! path: length varint, bytes | place, if moved: length varint, bytes
@@ -25,7 +25,7 @@ pub const GUARD_BYTES_MAX: u16 = 1024;
 /// Never longer than this, with both paths at their limit.
 pub const POSITION_BYTES_MAX: usize = 2 * PATH_BYTES_MAX + 128;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const FLAG_FINISHED: u8 = 1;
 const FLAG_MOVED: u8 = 2;
 
@@ -36,8 +36,10 @@ pub struct Position {
     pub lineage: LineageId,
     /// Grows with each file that this path names.
     pub epoch: u32,
-    /// The end of the last record that was taken.
+    /// The end of the last record that was taken, in what the file holds once it is decompressed.
     pub offset: u64,
+    /// How the file is compressed.
+    pub codec: Codec,
     /// The inode.
     pub key: FileKey,
     /// The file's first bytes, as far as they were seen.
@@ -50,6 +52,23 @@ pub struct Position {
     pub path: Vec<u8>,
     /// Where the inode was seen last, when that is not `path`.
     pub place: Option<Vec<u8>>,
+}
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Codec {
+    /// It is not.
+    #[default]
+    None = 0,
+    /// gzip, RFC 1952.
+    Gzip = 1,
+    /// Zstandard, RFC 8878.
+    Zstd = 2,
+    /// bzip2.
+    Bzip2 = 3,
+    /// xz.
+    Xz = 4,
 }
 
 /// Names a path of a source; drawn from both by a salted hash, so that the same path on two hosts
@@ -126,7 +145,7 @@ impl Position {
         if self.place.is_some() {
             flags |= FLAG_MOVED;
         }
-        out.extend([VERSION, flags]);
+        out.extend([VERSION, flags, self.codec as u8]);
         out.extend(self.lineage.0.to_be_bytes());
         put_varint(out, u64::from(self.epoch));
         put_varint(out, self.offset);
@@ -156,7 +175,9 @@ impl Position {
         if flags & !(FLAG_FINISHED | FLAG_MOVED) != 0 {
             return Err(PositionError::Field("flags"));
         }
+        let codec = input.codec()?;
         let position = Position {
+            codec,
             lineage: LineageId(u64::from_be_bytes(input.array()?)),
             epoch: u32::try_from(input.varint()?).map_err(|_| PositionError::Field("epoch"))?,
             offset: input.varint()?,
@@ -233,6 +254,17 @@ impl<'a> Input<'a> {
             }
         }
         Err(PositionError::Field("a number"))
+    }
+
+    fn codec(&mut self) -> Result<Codec, PositionError> {
+        Ok(match self.byte()? {
+            0 => Codec::None,
+            1 => Codec::Gzip,
+            2 => Codec::Zstd,
+            3 => Codec::Bzip2,
+            4 => Codec::Xz,
+            _ => return Err(PositionError::Field("the codec")),
+        })
     }
 
     fn key(&mut self) -> Result<FileKey, PositionError> {

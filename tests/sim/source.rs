@@ -10,7 +10,7 @@ use agent::sources::{Next, Source};
 use agent::spool::positions::Placed;
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::{TopicName, TopicPartition};
-use model::position::{FileKey, Guard, KeyLevel, LineageId, Position};
+use model::position::{Codec, FileKey, Guard, KeyLevel, LineageId, Position};
 
 use crate::hosts::lock;
 
@@ -82,6 +82,7 @@ fn placed(offset: usize, partition: &TopicPartition) -> Placed {
             lineage: LINEAGE,
             epoch: 0,
             offset: offset as u64,
+            codec: Codec::None,
             key: FileKey {
                 level: KeyLevel::Handle,
                 file_system: 1,

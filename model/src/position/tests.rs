@@ -19,12 +19,25 @@ fn positions() -> impl Strategy<Value = Position> {
     });
     let place = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64));
     let path = proptest::collection::vec(any::<u8>(), 0..64);
-    let numbers = (any::<u64>(), any::<u32>(), any::<u64>(), any::<bool>());
+    let codec = prop::sample::select(vec![
+        Codec::None,
+        Codec::Gzip,
+        Codec::Zstd,
+        Codec::Bzip2,
+        Codec::Xz,
+    ]);
+    let numbers = (
+        any::<u64>(),
+        any::<u32>(),
+        (any::<u64>(), codec),
+        any::<bool>(),
+    );
     (numbers, key, guard.clone(), guard, path, place).prop_map(
-        |((lineage, epoch, offset, finished), key, head, tail, path, place)| Position {
+        |((lineage, epoch, (offset, codec), finished), key, head, tail, path, place)| Position {
             lineage: LineageId(lineage),
             epoch,
             offset,
+            codec,
             key,
             head,
             tail,
@@ -84,6 +97,7 @@ fn the_longest_position_fits_its_limit() {
         lineage: LineageId(u64::MAX),
         epoch: u32::MAX,
         offset: u64::MAX,
+        codec: Codec::Xz,
         key: FileKey {
             level: KeyLevel::Inode,
             file_system: u64::MAX,
@@ -100,9 +114,9 @@ fn the_longest_position_fits_its_limit() {
 }
 
 #[test]
-fn the_layout_of_version_1_stays_readable() {
+fn the_layout_of_version_2_stays_readable() {
     let bytes = [
-        &[1, 2][..],
+        &[2, 2, 1][..],
         &7u64.to_be_bytes(),
         &[3, 0xac, 0x02],
         &[1],
@@ -119,6 +133,7 @@ fn the_layout_of_version_1_stays_readable() {
     let position = Position::decode(&bytes).unwrap();
     assert_eq!(position.lineage, LineageId(7));
     assert_eq!((position.epoch, position.offset), (3, 300));
+    assert_eq!(position.codec, Codec::Gzip);
     assert_eq!(position.key.inode, 11);
     assert_eq!(position.tail, Guard { bytes: 5, hash: 14 });
     assert_eq!(position.place.as_deref(), Some(&b"/a.1"[..]));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::TopicPartition;
-use model::position::{FileKey, Guard, LineageId, Position};
+use model::position::{Codec, FileKey, Guard, LineageId, Position};
 
 use super::audit::{Account, Why};
 use super::content::Content;
@@ -60,6 +60,8 @@ pub(super) struct Epoch {
     pub(super) key: FileKey,
     /// Open while there is or may be something to read.
     pub(super) content: Option<Content>,
+    /// How the file is compressed. Offsets and sizes count what it holds.
+    pub(super) codec: Codec,
     /// The end of the last record that was taken.
     pub(super) offset: u64,
     /// The line at `offset` is longer than the limit, and does not end before this byte.
@@ -149,6 +151,7 @@ impl Lineage {
             lineage: self.id,
             epoch: epoch.number,
             offset: epoch.offset,
+            codec: epoch.codec,
             key: epoch.key,
             head: epoch.head,
             tail: epoch.tail,
@@ -174,6 +177,7 @@ impl Epoch {
         Epoch {
             number,
             key,
+            codec: content.codec(),
             content: Some(content),
             offset: 0,
             searched: 0,

@@ -6,7 +6,7 @@
 //! | `pattern.rs` | which paths are meant, and the walk that finds them |
 //! | `watch.rs` | inotify on directories: hints where to look |
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
-//! | `content.rs` | what there is to read of a file |
+//! | `content.rs`, `compressed.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
 //! | `discovery.rs` | what the paths name now, and what that means |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
@@ -20,6 +20,7 @@
 //! changes none of this.
 
 mod audit;
+mod compressed;
 mod content;
 mod copies;
 mod cutter;

@@ -266,6 +266,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         number: position.epoch,
         key: position.key,
         content: None,
+        codec: position.codec,
         offset: position.offset,
         head: position.head,
         tail: position.tail,

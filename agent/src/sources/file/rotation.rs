@@ -15,7 +15,7 @@ use super::content::Content;
 use super::discovery::next_number;
 use super::lineage::{Epoch, Life, Lineage};
 use super::reader::{LastLine, Read, Taken, Target};
-use super::{EpochId, FileSource, Progress, kernel};
+use super::{EpochId, FileSource, Progress};
 use crate::limits::{HOLD_MAX, LATE, QUIET};
 use crate::pipeline::Outlet;
 
@@ -117,7 +117,7 @@ impl FileSource {
         };
         // Asked before the last read: what was written until then is in it.
         let content = epoch.content.as_ref();
-        let is_closed = content.is_none_or(|content| kernel::has_no_writer(content.file()));
+        let is_closed = content.is_none_or(Content::is_closed);
         let is_quiet = now.saturating_sub(epoch.grown_at) >= QUIET;
         let last_line = if is_closed || is_quiet {
             LastLine::Take
