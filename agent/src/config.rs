@@ -16,6 +16,7 @@ use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_fo
 
 use crate::limits::{LABELS_BYTES_MAX, LABELS_MAX};
 use crate::sources::file::LongLines;
+use crate::sources::file::encoding::Encoding;
 
 #[cfg(test)]
 mod tests;
@@ -90,6 +91,8 @@ pub struct LogsConfig {
     pub labels: BTreeMap<String, String>,
     /// Where reading begins in files that are there and can be read at the first start.
     pub start_at: StartAt,
+    /// How files' bytes become text.
+    pub encoding: Encoding,
     /// What becomes of lines that are longer than `limits.line`.
     pub long_lines: LongLines,
 }
@@ -231,6 +234,11 @@ impl Section for LogsConfig {
                 StartAt::Beginning,
                 "Where reading begins in files that are there and can be read at the first start.",
             ),
+            encoding: fields.value(
+                "encoding",
+                Encoding::Auto,
+                "What the files are in: auto, utf-8 or another name; records are UTF-8. `auto` goes by a byte order mark.",
+            ),
             long_lines: fields.value(
                 "long_lines",
                 LongLines::Split,
@@ -295,6 +303,23 @@ impl Value for StartAt {
 
     fn show(&self) -> String {
         word_for(self, &START_AT)
+    }
+}
+
+impl Value for Encoding {
+    const KIND: &'static str = "auto, or a name such as utf-8, utf-16le, windows-1252";
+
+    fn read(scalar: &Scalar<'_>) -> Result<Encoding, Mismatch> {
+        Encoding::for_label(scalar.text).ok_or_else(|| {
+            Mismatch::new(
+                format!("`{}` is not the name of an encoding", scalar.text),
+                format!("write {}", Encoding::KIND),
+            )
+        })
+    }
+
+    fn show(&self) -> String {
+        self.label()
     }
 }
 

@@ -285,6 +285,7 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
                 ConfigStartAt::Beginning => StartAt::Beginning,
                 ConfigStartAt::End => StartAt::End,
             },
+            encoding: logs.encoding,
             long_lines: logs.long_lines,
             line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
             files_open_max,

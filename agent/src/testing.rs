@@ -19,6 +19,7 @@ use model::header;
 use crate::ambient::{Clock, Now, Random};
 use crate::limits::LINGER_SHARED_MAX;
 use crate::pipeline::Pipeline;
+use crate::sources::file::encoding::Encoding;
 use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
 use crate::sources::{Next, Source};
 use crate::spool::{Hints, Spool, SpoolConfig, SyncTurn};
@@ -76,6 +77,7 @@ impl World {
             topic: "logs".parse().unwrap(),
             labels: vec![("host.name".to_owned(), "test".to_owned())],
             start_at: StartAt::Beginning,
+            encoding: Encoding::Auto,
             line_bytes_max: 1024 * 1024,
             long_lines: LongLines::Split,
             files_open_max: 500,

@@ -5,14 +5,14 @@
 //! too long or the rest of it, moves the position with the record before it.
 
 use commitlog::batch::builder::{HeaderBlock, RECORD_OVERHEAD_MAX};
-use memchr::memchr_iter;
 use model::position::Guard;
 
 use super::LongLines;
+use super::encoding::{Form, LineEnd};
 use super::guard::Hasher;
 use super::holes::{Gap, Holes};
 use super::lineage::{Epoch, Stream};
-use super::reader::{Taken, Target, whole_lines};
+use super::reader::{Taken, Target};
 use crate::limits::LINE_PIECE_BYTES;
 use crate::pipeline::Refused;
 use crate::spool::positions::{Loss, Placed};
@@ -24,10 +24,10 @@ pub(super) enum Take {
     Lines(usize),
     /// The same, and what follows the last newline.
     All,
-    /// So many bytes of a line that is longer than the limit; the next record continues it.
-    Piece(usize),
-    /// So many bytes of a line that is longer than the limit, whose rest is left out.
-    Start(usize),
+    /// As much of a line that is longer than the limit as fits; the next record continues it.
+    Piece,
+    /// The same, and the rest of the line is left out.
+    Start,
 }
 
 /// How far a cut came.
@@ -48,11 +48,14 @@ enum Kind {
     Unterminated,
 }
 
-/// A record that is not pushed yet: its bytes, and where the next one begins.
+/// A record that is not pushed yet.
 #[derive(Debug, Clone, Copy)]
 struct Held {
+    /// Its text: among the bytes, or among what was decoded of them.
     from: usize,
     to: usize,
+    /// Where its bytes begin, and where the next record's do.
+    start: usize,
     next: usize,
     kind: Kind,
 }
@@ -64,6 +67,9 @@ pub(super) struct Cutter<'a, 'b, 'c> {
     pub(super) bytes: &'a [u8],
     pub(super) from: u64,
     pub(super) back: usize,
+    pub(super) form: Form,
+    /// What was decoded of them.
+    pub(super) text: Vec<u8>,
     /// The file's bytes that are not among `bytes`, before the last of them.
     pub(super) left_out: u64,
     pub(super) holes: Holes<'a>,
@@ -78,51 +84,81 @@ pub(super) struct Cutter<'a, 'b, 'c> {
 
 impl Cutter<'_, '_, '_> {
     pub(super) fn cut(&mut self, take: Take) -> Result<Cut, Refused> {
-        let (lines, rest) = match take {
-            Take::Lines(whole) => (whole, None),
-            Take::Piece(length) => (0, Some((length, Kind::Split))),
-            Take::Start(length) => (0, Some((length, Kind::Truncated))),
-            Take::All => {
-                let data = &self.bytes[self.back..];
-                let whole = whole_lines(data);
-                (whole, Some((data.len() - whole, Kind::Unterminated)))
-            }
+        let end = match take {
+            Take::Lines(whole) => self.back + whole,
+            Take::All | Take::Piece | Take::Start => self.bytes.len(),
+        };
+        let rest = match take {
+            Take::Lines(_) => None,
+            Take::All => Some(Kind::Unterminated),
+            Take::Piece => Some(Kind::Split),
+            Take::Start => Some(Kind::Truncated),
         };
         let mut held: Option<Held> = None;
-        let mut cut = Cut::Whole;
         let mut start = self.back;
-        for newline in memchr_iter(b'\n', &self.bytes[start..start + lines]) {
+        if self.from == 0 && self.back == 0 {
+            start += self.form.mark.min(end);
+        }
+        while let Some(line) = self.line_end(take, start, end) {
             if self.bytes[start] == 0 && self.is_hole(start) {
-                cut = Cut::ToHole;
-                break;
+                return self.end(held, Cut::ToHole);
             }
-            let to = self.back + newline;
-            let line = Held {
-                from: start,
-                to,
-                next: to + 1,
-                kind: Kind::Line,
-            };
-            held = self.add(held, line)?;
+            let record = self.record(start, line, Kind::Line);
+            held = self.add(held, record)?;
             start = line.next;
         }
-        if let Some((length, kind)) = rest.filter(|_| cut == Cut::Whole) {
+        if let Some(kind) = rest.filter(|_| start < end) {
             if self.bytes[start] == 0 && self.is_hole(start) {
-                cut = Cut::ToHole;
-            } else {
-                held = self.add_rest(held, start, length, kind)?;
+                return self.end(held, Cut::ToHole);
             }
+            held = self.add_rest(held, start, kind)?;
+        } else if rest.is_some() && held.is_none() && start > self.back {
+            // Nothing but a byte order mark.
+            self.pass(start);
         }
+        self.end(held, Cut::Whole)
+    }
+
+    /// Pushes what is held back at the end.
+    fn end(&mut self, held: Option<Held>, cut: Cut) -> Result<Cut, Refused> {
         if let Some(last) = held {
             self.push_last(last)?;
         }
         Ok(cut)
     }
 
+    /// The end of the line at `start`, if it is one of those to be taken.
+    #[inline]
+    fn line_end(&self, take: Take, start: usize, end: usize) -> Option<LineEnd> {
+        match take {
+            Take::Lines(_) | Take::All => self.form.line_end(&self.bytes[..end], start, self.from),
+            Take::Piece | Take::Start => None,
+        }
+    }
+
+    /// The record of the bytes from `start` on.
+    #[inline]
+    fn record(&mut self, start: usize, line: LineEnd, kind: Kind) -> Held {
+        let (mut from, mut to) = (start, line.newline);
+        if self.form.is_decoded() {
+            from = self.text.len();
+            self.form
+                .decode(&self.bytes[start..line.newline], &mut self.text);
+            to = self.text.len();
+        }
+        Held {
+            from,
+            to,
+            start,
+            next: line.next,
+            kind,
+        }
+    }
+
     /// Whether a line would begin in a hole. What a read begins with was looked at before.
     #[cold]
     fn is_hole(&mut self, start: usize) -> bool {
-        let nuls = leading_nuls(&self.bytes[start..]);
+        let nuls = self.form.whole_units(leading_nuls(&self.bytes[start..]));
         start != self.back && self.holes.gap(self.from + start as u64, nuls) != Gap::None
     }
 
@@ -131,26 +167,44 @@ impl Cutter<'_, '_, '_> {
         &mut self,
         held: Option<Held>,
         start: usize,
-        length: usize,
         kind: Kind,
     ) -> Result<Option<Held>, Refused> {
-        let to = start + length;
-        if kind == Kind::Truncated {
-            let line = Held {
-                from: start,
-                to: self.bytes.len(),
-                next: self.bytes.len(),
-                kind,
-            };
-            return self.add_long(held, line);
-        }
-        let part = Held {
-            from: start,
-            to,
-            next: to,
-            kind,
+        let end = self.bytes.len();
+        let line = LineEnd {
+            newline: end,
+            next: end,
         };
-        self.add(held, part)
+        let rest = self.record(start, line, kind);
+        match kind {
+            Kind::Split => {
+                let piece = self.piece(rest, self.line_bytes_max);
+                self.hold(held, piece)
+            }
+            Kind::Truncated => self.add_long(held, rest),
+            Kind::Line | Kind::Unterminated => self.add(held, rest),
+        }
+    }
+
+    /// The first so many bytes of a record's text, or a few less so that no character is cut, which the
+    /// rest continues.
+    fn piece(&mut self, record: Held, text_bytes_max: usize) -> Held {
+        let (to, next) = if self.form.is_decoded() {
+            let (end, form) = (self.text.len(), self.form);
+            let bytes = &self.bytes[record.start..record.next];
+            let some = form.decode_some(bytes, text_bytes_max, &mut self.text);
+            let text_bytes = self.text.len() - end;
+            self.text.truncate(end);
+            (record.from + text_bytes, record.start + some)
+        } else {
+            let to = record.to.min(record.from + text_bytes_max);
+            (to, to)
+        };
+        Held {
+            to,
+            next,
+            kind: Kind::Split,
+            ..record
+        }
     }
 
     /// Pushes what was held back and holds back the next record.
@@ -174,31 +228,26 @@ impl Cutter<'_, '_, '_> {
         match self.long_lines {
             LongLines::Split => {
                 while record.to - record.from > length_max {
-                    let end = record.from + length_max;
-                    let piece = Held {
-                        to: end,
-                        next: end,
-                        kind: Kind::Split,
-                        ..record
-                    };
+                    let piece = self.piece(record, length_max);
                     held = self.hold(held, piece)?;
-                    record.from = end;
+                    record.from = piece.to;
+                    record.start = piece.next;
                 }
                 self.hold(held, record)
             }
             LongLines::Truncate => {
-                let to = record.from + length_max;
-                let lost = (record.next - to) as u64 + self.left_out;
+                let piece = self.piece(record, length_max);
+                let lost = (record.next - piece.next) as u64 + self.left_out;
                 self.lose(record.next, 0, lost);
                 let start = Held {
-                    to,
+                    next: record.next,
                     kind: Kind::Truncated,
-                    ..record
+                    ..piece
                 };
                 self.hold(held, start)
             }
             LongLines::Drop => {
-                let lost = (record.next - record.from) as u64 + self.left_out;
+                let lost = (record.next - record.start) as u64 + self.left_out;
                 self.lose(record.next, 1, lost);
                 if let Some(held) = &mut held {
                     held.next = record.next;
@@ -245,7 +294,7 @@ impl Cutter<'_, '_, '_> {
         } else if !self.target.batch.can_go_without_position(both) {
             self.push_last(held)?;
         } else {
-            let value = &self.bytes[held.from..held.to];
+            let value = &text_of(self.form, self.bytes, &self.text)[held.from..held.to];
             self.target.batch.push(value, headers(stream, held.kind));
             self.count(held);
         }
@@ -263,7 +312,7 @@ impl Cutter<'_, '_, '_> {
             return self.push_alone(last);
         }
         let placed = self.move_to(last.next);
-        let value = &self.bytes[last.from..last.to];
+        let value = &text_of(self.form, self.bytes, &self.text)[last.from..last.to];
         self.target.batch.push_last(value, headers, placed);
         self.count_placed(last);
         Ok(())
@@ -273,7 +322,7 @@ impl Cutter<'_, '_, '_> {
     #[inline]
     fn count(&mut self, pushed: Held) {
         self.taken.records += 1;
-        if pushed.kind == Kind::Split && self.is_line_start(pushed.from) {
+        if pushed.kind == Kind::Split && self.is_line_start(pushed.start) {
             self.taken.lines_split += 1;
         }
     }
@@ -287,11 +336,8 @@ impl Cutter<'_, '_, '_> {
 
     /// Whether a line begins at this byte of the read.
     fn is_line_start(&self, at: usize) -> bool {
-        match at.checked_sub(1) {
-            Some(before) => self.bytes[before] == b'\n',
-            // A read begins before the offset, but in a file of which nothing was taken.
-            None => true,
-        }
+        // A read begins before the offset, but in a file of which nothing was taken.
+        at <= self.form.mark && self.from == 0 || self.form.ends_line(&self.bytes[..at])
     }
 
     /// Pushes a record that is larger than a batch is meant to be: whole when it compresses, in pieces
@@ -299,7 +345,7 @@ impl Cutter<'_, '_, '_> {
     fn push_alone(&mut self, last: Held) -> Result<(), Refused> {
         let before = self.mark();
         let placed = self.move_to(last.next);
-        let value = &self.bytes[last.from..last.to];
+        let value = &text_of(self.form, self.bytes, &self.text)[last.from..last.to];
         let headers = headers(self.target.stream, last.kind);
         match self.target.batch.push_alone(value, headers, placed) {
             Ok(()) => {
@@ -312,16 +358,12 @@ impl Cutter<'_, '_, '_> {
             }
             Err(Refused::TooLarge) => {
                 self.reset(before);
-                let middle = last.from + LINE_PIECE_BYTES.min((last.to - last.from) / 2);
-                let piece = Held {
-                    to: middle,
-                    next: middle,
-                    kind: Kind::Split,
-                    ..last
-                };
+                let text_bytes = LINE_PIECE_BYTES.min((last.to - last.from) / 2);
+                let piece = self.piece(last, text_bytes);
                 self.push_last(piece)?;
                 self.push_last(Held {
-                    from: middle,
+                    from: piece.to,
+                    start: piece.next,
                     ..last
                 })
             }
@@ -363,6 +405,12 @@ impl Cutter<'_, '_, '_> {
         self.epoch.tail = tail;
         self.taken = taken;
     }
+}
+
+/// What records' texts lie in.
+#[inline]
+fn text_of<'t>(form: Form, bytes: &'t [u8], text: &'t [u8]) -> &'t [u8] {
+    if form.is_decoded() { text } else { bytes }
 }
 
 fn headers(stream: &Stream, kind: Kind) -> &HeaderBlock {

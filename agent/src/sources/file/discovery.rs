@@ -15,14 +15,13 @@ use std::time::{Duration, Instant};
 use model::position::FileKey;
 
 use super::audit::Why;
-use super::content::read_at;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
 use super::reader::Reader;
 use super::watch::Spot;
 use super::{Directory, EpochId, FileSource, Phase, StartAt, kernel, watch_hint};
 use crate::ambient::Now;
-use crate::limits::{READ_BYTES, RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
+use crate::limits::{RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
 use crate::pipeline::Outlet;
 
 /// A file that was opened to see which it is.
@@ -224,7 +223,7 @@ impl FileSource {
     ) {
         let at_end = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
         if at_end {
-            match last_line_end(&opened.file) {
+            match self.reader.last_line_end(&opened.file) {
                 Ok(end) => opened.from = end,
                 Err(error) => {
                     let path = self.directories[directory].path.join(name);
@@ -579,20 +578,6 @@ impl Reader {
         epoch.content = Some(content);
         moved
     }
-}
-
-/// Where the file's last newline ends, looking back one buffer; else the file's end.
-fn last_line_end(file: &File) -> io::Result<u64> {
-    let size = file.metadata()?.len();
-    let from = size.saturating_sub(READ_BYTES as u64);
-    let mut bytes = vec![0; READ_BYTES];
-    let filled = read_at(file, &mut bytes, from)?;
-    let newline = memchr::memrchr(b'\n', &bytes[..filled]);
-    Ok(match newline {
-        Some(at) => from + at as u64 + 1,
-        None if from == 0 => 0,
-        None => size,
-    })
 }
 
 /// Whether an error says that there is no such file.

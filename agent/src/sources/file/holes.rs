@@ -70,11 +70,13 @@ impl<'a> Holes<'a> {
 /// NULs before the first byte that was written to a block: the file's first, or one behind a hole.
 fn fill(file: &File, at: u64, nuls: u64) -> Gap {
     let is_first = at == 0 || data_from(file, at - 1) == Some(at);
-    let is_followed = || file.metadata().is_ok_and(|it| it.len() > at + nuls);
-    if is_first && is_followed() {
-        Gap::Until(at + nuls)
-    } else {
-        Gap::None
+    if !is_first {
+        return Gap::None;
+    }
+    match file.metadata() {
+        Ok(metadata) if metadata.len() > at + nuls => Gap::Until(at + nuls),
+        Ok(_) => Gap::ToEnd,
+        Err(_) => Gap::None,
     }
 }
 

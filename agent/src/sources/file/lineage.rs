@@ -16,6 +16,7 @@ use model::position::{Codec, FileKey, Guard, LineageId, Position};
 
 use super::audit::{Account, Why};
 use super::content::Content;
+use super::encoding::Form;
 use super::guard::{Hasher, TAIL_BYTES};
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
@@ -64,6 +65,8 @@ pub(super) struct Epoch {
     pub(super) codec: Codec,
     /// The end of the last record that was taken.
     pub(super) offset: u64,
+    /// How its bytes become text, once that was looked at.
+    pub(super) form: Option<Form>,
     /// The line at `offset` is longer than the limit, and does not end before this byte.
     pub(super) searched: u64,
     /// Over the first bytes that were seen, read or not.
@@ -180,6 +183,7 @@ impl Epoch {
             codec: content.codec(),
             content: Some(content),
             offset: 0,
+            form: None,
             searched: 0,
             head: Guard::default(),
             tail: Guard::default(),

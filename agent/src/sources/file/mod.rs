@@ -25,6 +25,7 @@ mod content;
 mod copies;
 mod cutter;
 mod discovery;
+pub mod encoding;
 mod guard;
 mod holes;
 mod kernel;
@@ -57,6 +58,7 @@ use crate::spool::positions::Loss;
 use crate::telemetry::SourceTelemetry;
 use audit::Audit;
 use copies::Suspect;
+use encoding::Encoding;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
 use pattern::Patterns;
@@ -78,6 +80,8 @@ pub struct FileConfig {
     pub labels: Vec<(String, String)>,
     /// Where reading begins in files that are there at the very first start.
     pub start_at: StartAt,
+    /// How their bytes become text.
+    pub encoding: Encoding,
     /// Longer lines are too long.
     pub line_bytes_max: usize,
     /// What becomes of them.
@@ -191,7 +195,7 @@ impl FileSource {
         let own_output = own_output.ok();
         Ok(FileSource {
             patterns: Patterns::new(&config.files, &config.exclude)?,
-            reader: Reader::new(hasher, config.line_bytes_max, config.long_lines),
+            reader: Reader::new(hasher, &config),
             audit: Audit::new(&config.name),
             config,
             telemetry,

@@ -12,15 +12,15 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use memchr::{memchr, memrchr};
 use model::position::{Guard, Position};
 
-use super::LongLines;
 use super::content::{Content, read_at};
 use super::cutter::{Cut, Cutter, Take, leading_nuls};
+use super::encoding::{Encoding, Form, MARK_BYTES};
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
 use super::holes::{Gap, Holes, data_from};
 use super::lineage::{Epoch, Stream, tail_guard};
+use super::{FileConfig, LongLines};
 use crate::limits::READ_BYTES;
 use crate::pipeline::Batch;
 use crate::spool::positions::Loss;
@@ -61,6 +61,9 @@ pub(super) struct Taken {
 pub(super) struct Reader {
     hasher: Hasher,
     buffer: Vec<u8>,
+    /// What was decoded of the last read.
+    text: Vec<u8>,
+    encoding: Encoding,
     line_bytes_max: usize,
     long_lines: LongLines,
 }
@@ -95,17 +98,20 @@ struct Filled {
     ended: bool,
     /// Bytes after `back` that are whole lines.
     whole: usize,
+    form: Form,
     /// The file's bytes that are not in the buffer, before the last of those that are.
     left_out: u64,
 }
 
 impl Reader {
-    pub(super) fn new(hasher: Hasher, line_bytes_max: usize, long_lines: LongLines) -> Reader {
+    pub(super) fn new(hasher: Hasher, config: &FileConfig) -> Reader {
         Reader {
             hasher,
             buffer: vec![0; BUFFER_BYTES],
-            line_bytes_max,
-            long_lines,
+            text: Vec::new(),
+            encoding: config.encoding,
+            line_bytes_max: config.line_bytes_max,
+            long_lines: config.long_lines,
         }
     }
 
@@ -151,10 +157,13 @@ impl Reader {
         };
         let read = self.read_content(&mut content, epoch, target);
         epoch.content = Some(content);
-        debug_assert!(self.buffer.len() <= BUFFER_BYTES.max(self.line_bytes_max + HEAD_BYTES + 1));
+        debug_assert!(
+            self.buffer.len() <= BUFFER_BYTES.max(2 * (self.line_bytes_max + HEAD_BYTES))
+        );
         if self.buffer.len() > BUFFER_BYTES {
             self.buffer.truncate(BUFFER_BYTES);
             self.buffer.shrink_to_fit();
+            self.text.shrink_to(BUFFER_BYTES);
         }
         read
     }
@@ -172,6 +181,7 @@ impl Reader {
             return Ok(Read::Replaced);
         };
         let nuls = leading_nuls(&self.buffer[filled.back..filled.end]);
+        let nuls = filled.form.whole_units(nuls);
         match Holes::of(content).gap(epoch.offset, nuls) {
             Gap::None => self.grow(content, &mut filled)?,
             gap => return self.pass_hole(content, epoch, target, gap),
@@ -183,16 +193,19 @@ impl Reader {
         if filled.from == 0 {
             self.see_head(epoch, &self.buffer[..filled.end]);
         }
-        let is_unfinished = filled.whole == 0 && filled.end - filled.back > self.line_bytes_max;
+        let bytes_max = filled.form.bytes_of(self.line_bytes_max);
+        let is_unfinished = filled.whole == 0 && filled.end - filled.back > bytes_max;
         if is_unfinished && self.long_lines != LongLines::Split {
-            epoch.searched = end;
+            epoch.searched = filled.form.whole_units(end);
             return self.search(content, epoch, target);
         }
         Ok(self.take(content, filled, epoch, target))
     }
 
     /// Fills the buffer. `None`: this is not what was read before.
-    fn fill(&mut self, content: &mut Content, epoch: &Epoch) -> io::Result<Option<Filled>> {
+    fn fill(&mut self, content: &mut Content, epoch: &mut Epoch) -> io::Result<Option<Filled>> {
+        // Before anything else is read: what is decompressed goes back only at a price.
+        let form = self.form(content, epoch)?;
         // A young file is read from its start, so that the guard at its head grows with it.
         let young = epoch.offset < HEAD_BYTES as u64;
         let back = if young {
@@ -207,29 +220,69 @@ impl Reader {
         if end < back || !self.is_known(epoch, &self.buffer[..end], from) {
             return Ok(None);
         }
+        let form = match form {
+            Some(form) => form,
+            None => self.encoding.form(&self.buffer[..end]),
+        };
+        epoch.form = Some(form);
+        let bytes = &self.buffer[..end];
+        let whole = form.last_line_end(bytes, back, from);
         Ok(Some(Filled {
             from,
             back,
             end,
             ended: end < wanted,
-            whole: whole_lines(&self.buffer[back..end]),
+            whole: whole.map_or(0, |line| line.next - back),
+            form,
             left_out: 0,
         }))
     }
 
+    /// The form of an epoch's file; `None` while nothing was taken of it: then its start is read anyway.
+    fn form(&self, content: &mut Content, epoch: &Epoch) -> io::Result<Option<Form>> {
+        if epoch.offset == 0 {
+            return Ok(None);
+        }
+        if epoch.form.is_some() {
+            return Ok(epoch.form);
+        }
+        let mut start = [0; MARK_BYTES];
+        let filled = content.read_at(&mut start, 0)?;
+        Ok(Some(self.encoding.form(&start[..filled])))
+    }
+
+    /// Where the file's last newline ends, looking back one buffer; else the file's end.
+    pub(super) fn last_line_end(&self, file: &File) -> io::Result<u64> {
+        let mut start = [0; MARK_BYTES];
+        let filled = read_at(file, &mut start, 0)?;
+        let form = self.encoding.form(&start[..filled]);
+        let size = file.metadata()?.len();
+        let from = size.saturating_sub(READ_BYTES as u64);
+        let mut bytes = vec![0; READ_BYTES];
+        let filled = read_at(file, &mut bytes, from)?;
+        Ok(match form.last_line_end(&bytes[..filled], 0, from) {
+            Some(line) => from + line.next as u64,
+            None if from == 0 => 0,
+            None => form.whole_units(size),
+        })
+    }
+
     /// Reads on until the buffer holds a whole line, where there is one below the limit.
     fn grow(&mut self, content: &mut Content, filled: &mut Filled) -> io::Result<()> {
-        let Filled { from, back, .. } = *filled;
-        while filled.whole == 0 && !filled.ended && filled.end - back <= self.line_bytes_max {
-            let bytes = (self.buffer.len() * 2).min(self.line_bytes_max + HEAD_BYTES + 1);
+        let Filled {
+            from, back, form, ..
+        } = *filled;
+        let bytes_max = form.bytes_of(self.line_bytes_max);
+        while filled.whole == 0 && !filled.ended && filled.end - back <= bytes_max {
+            let bytes = (self.buffer.len() * 2).min(bytes_max + HEAD_BYTES + 2);
             self.buffer.resize(bytes.max(self.buffer.len()), 0);
             let more = content.read_at(&mut self.buffer[filled.end..], from + filled.end as u64)?;
             let end = filled.end + more;
             filled.ended = end < self.buffer.len();
-            filled.whole = match whole_lines(&self.buffer[filled.end..end]) {
-                0 => 0,
-                lines => filled.end - back + lines,
-            };
+            // A newline of two bytes may begin before what was read now.
+            let unseen = filled.end.saturating_sub(1).max(back);
+            let whole = form.last_line_end(&self.buffer[..end], unseen, from);
+            filled.whole = whole.map_or(0, |line| line.next - back);
             filled.end = end;
         }
         Ok(())
@@ -276,6 +329,10 @@ impl Reader {
         epoch: &mut Epoch,
         target: &mut Target<'_, '_>,
     ) -> io::Result<Read> {
+        let Some(form) = epoch.form else {
+            epoch.searched = 0;
+            return Ok(Read::More(Taken::default()));
+        };
         if let Some(file) = content.plain()
             && !self.is_same(file, &target.position)?
         {
@@ -300,11 +357,11 @@ impl Reader {
             passed: bytes as u64,
             ..Taken::default()
         };
-        let end = match memchr(b'\n', &self.buffer[..bytes]) {
-            Some(newline) => from + newline as u64 + 1,
+        let end = match form.line_end(&self.buffer[..bytes], 0, from) {
+            Some(line) => from + line.next as u64,
             None if ended && target.last_line == LastLine::Take => searched,
             None => {
-                epoch.searched = searched;
+                epoch.searched = form.whole_units(searched);
                 return Ok(if ended {
                     Read::End(passed)
                 } else {
@@ -312,7 +369,7 @@ impl Reader {
                 });
             }
         };
-        self.take_start(content, epoch, target, end)
+        self.take_start(content, (epoch, form), target, end)
     }
 
     /// Takes the start of a line that is longer than the limit and ends before the byte `end`, or
@@ -320,14 +377,14 @@ impl Reader {
     fn take_start(
         &mut self,
         content: &mut Content,
-        epoch: &mut Epoch,
+        (epoch, form): (&mut Epoch, Form),
         target: &mut Target<'_, '_>,
         end: u64,
     ) -> io::Result<Read> {
         let back = epoch.offset.min(TAIL_BYTES as u64);
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
-        let start = back + self.line_bytes_max;
+        let start = back + form.bytes_of(self.line_bytes_max);
         let start_end = from + start as u64;
         let rest = end.saturating_sub(TAIL_BYTES as u64).max(start_end);
         let rest_bytes = usize::try_from(end - rest).unwrap_or(TAIL_BYTES);
@@ -344,10 +401,10 @@ impl Reader {
             end: bytes,
             ended: false,
             whole: 0,
+            form,
             left_out: rest - start_end,
         };
-        let take = Take::Start(self.line_bytes_max);
-        Ok(self.cut(content, (filled, take), epoch, target))
+        Ok(self.cut(content, (filled, Take::Start), epoch, target))
     }
 
     /// The epoch's file begins with these bytes. NULs at their end that were not read may be bytes that
@@ -378,16 +435,17 @@ impl Reader {
     }
 
     fn take(
-        &self,
+        &mut self,
         content: &mut Content,
         filled: Filled,
         epoch: &mut Epoch,
         target: &mut Target<'_, '_>,
     ) -> Read {
         let unterminated = filled.end - filled.back - filled.whole;
+        let bytes_max = filled.form.bytes_of(self.line_bytes_max);
         let is_split = self.long_lines == LongLines::Split;
-        let take = if filled.whole == 0 && is_split && unterminated >= self.line_bytes_max {
-            Take::Piece(self.line_bytes_max)
+        let take = if filled.whole == 0 && is_split && unterminated >= bytes_max {
+            Take::Piece
         } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
             Take::All
         } else {
@@ -397,17 +455,21 @@ impl Reader {
     }
 
     fn cut(
-        &self,
+        &mut self,
         content: &mut Content,
         (filled, take): (Filled, Take),
         epoch: &mut Epoch,
         target: &mut Target<'_, '_>,
     ) -> Read {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
         let mut cutter = Cutter {
             hasher: &self.hasher,
             bytes: &self.buffer[..filled.end],
             from: filled.from,
             back: filled.back,
+            form: filled.form,
+            text,
             left_out: filled.left_out,
             holes: Holes::of(content),
             epoch,
@@ -419,6 +481,7 @@ impl Reader {
         };
         let outcome = cutter.cut(take);
         let taken = cutter.taken;
+        self.text = cutter.text;
         match (outcome, take) {
             (Err(_), _) => Read::NoRoom(taken),
             (Ok(Cut::Whole), Take::Lines(_) | Take::All) if filled.ended => Read::End(taken),
@@ -462,11 +525,6 @@ fn see_size(
     }
     epoch.saw_size(size, now);
     Ok(None)
-}
-
-/// The bytes up to and with the last newline.
-pub(super) fn whole_lines(data: &[u8]) -> usize {
-    memrchr(b'\n', data).map_or(0, |at| at + 1)
 }
 
 const BUFFER_BYTES: usize = READ_BYTES + HEAD_BYTES;

@@ -270,6 +270,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         offset: position.offset,
         head: position.head,
         tail: position.tail,
+        form: None,
         searched: 0,
         size_seen: position.offset,
         grown_at: now.monotonic,

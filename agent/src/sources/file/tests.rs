@@ -3,6 +3,7 @@
 mod audit;
 mod decompressed;
 mod edges;
+mod encoding;
 mod reading;
 
 use std::io::Write;
@@ -373,7 +374,7 @@ fn the_longest_line_that_can_be_configured_comes_out_whatever_it_is() {
 #[test]
 fn bytes_are_delivered_as_they_are() {
     let mut world = World::new();
-    let odd: &[u8] = b"\xff\xfe\0\r\n\n \xf0\x9f\x98\x80\r\n\x1b[31m\n";
+    let odd: &[u8] = b"odd \xff\xfe\0\r\n\n \xf0\x9f\x98\x80\r\n\x1b[31m\n";
     world.writer("a.log").write_all(odd).unwrap();
     world.settle();
     let values: Vec<Vec<u8>> = world.records().into_iter().map(|line| line.value).collect();
