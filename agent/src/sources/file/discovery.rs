@@ -48,7 +48,7 @@ impl FileSource {
                 let number = self.directory(path);
                 self.watch_directory(number);
             }
-            Visit::File { dir, name } => self.met(dir, name, now),
+            Visit::File { dir, name } => self.met(dir, name),
             Visit::Failed(path, error) => failed.push((path.to_owned(), error)),
         });
         for (path, error) in failed {
@@ -81,7 +81,7 @@ impl FileSource {
 
     /// A path that matches is there. Whether it names the known file its inode tells; whether that has
     /// something new, its length.
-    fn met(&mut self, dir: &Path, name: &OsStr, now: Now) {
+    fn met(&mut self, dir: &Path, name: &OsStr) {
         let directory = self.directory(dir);
         let Some(&index) = self.directories[directory].names.get(name) else {
             self.looks.insert((directory, name.to_owned()));
@@ -96,10 +96,8 @@ impl FileSource {
         if let (Ok(metadata), Some(epoch)) = (metadata, named)
             && metadata.ino() == epoch.key.inode
         {
-            let size = metadata.len();
-            let differs = size != epoch.offset;
-            epoch.saw_size(size, now.monotonic);
-            if differs {
+            // Whether it has grown or is another life, only a read can tell.
+            if metadata.len() != epoch.offset {
                 self.queue(index);
             }
             return;
@@ -259,7 +257,6 @@ impl FileSource {
         if let Some(epoch) = lineage.epoch(id.number) {
             epoch.life = Life::Named;
             epoch.place = None;
-            epoch.saw_size(opened.size, now.monotonic);
             if epoch.content.is_none() {
                 epoch.content = Some(opened.file.into());
                 self.opened(id, now);
@@ -351,6 +348,8 @@ impl FileSource {
         };
         self.known.insert(opened.key, id);
         self.opened(id, now);
+        // Before it may have to be closed for another file.
+        self.look_at_waiting(index, out);
         self.follow_link(index, &path);
         self.telemetry.files.inc();
         self.queue(index);

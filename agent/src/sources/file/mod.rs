@@ -366,6 +366,7 @@ impl FileSource {
             return Progress::NoRoom;
         }
         self.open_current(index, out);
+        self.look_at_waiting(index, out);
         let Some(lineage) = &mut self.lineages[index] else {
             return Progress::None;
         };

@@ -163,6 +163,10 @@ impl FileSource {
         epoch.size_seen = opened.size.max(position.offset);
         let is_done = position.finished && opened.size == position.offset;
         epoch.content = (!is_done).then(|| opened.file.into());
+        if is_named {
+            // All others came before it, also those that a truncation gave a higher number.
+            lineage.epochs.rotate_left(1);
+        }
         self.known.insert(opened.key, id);
         match same {
             Ok(true) => {

@@ -62,6 +62,37 @@ impl FileSource {
         read
     }
 
+    /// Looks at the epochs that wait for their turn. Should one be cut off meanwhile, its copy is known by
+    /// how it began, and what was seen of it counts.
+    pub(super) fn look_at_waiting(&mut self, index: usize, out: &mut Outlet<'_>) {
+        let Some(lineage) = &self.lineages[index] else {
+            return;
+        };
+        let unfinished = lineage.epochs.iter().filter(|epoch| !epoch.is_finished());
+        let waiting: Vec<u32> = unfinished.skip(1).map(|epoch| epoch.number).collect();
+        for number in waiting {
+            let id = EpochId {
+                lineage: index,
+                number,
+            };
+            let Some(lineage) = &mut self.lineages[index] else {
+                return;
+            };
+            let Some(epoch) = lineage
+                .epoch(number)
+                .filter(|epoch| epoch.content.is_some())
+            else {
+                continue;
+            };
+            let was_unseen = epoch.head.bytes == 0;
+            let looked = self.reader.look(epoch, out.now().monotonic);
+            if was_unseen && epoch.head.bytes > 0 {
+                self.note(id, out);
+            }
+            self.after_read(id, looked, out);
+        }
+    }
+
     /// Counts what a read came to, and what follows from it.
     pub(super) fn after_read(
         &mut self,

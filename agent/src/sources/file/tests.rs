@@ -5,6 +5,7 @@ mod decompressed;
 mod edges;
 mod encoding;
 mod reading;
+mod waiting;
 
 use std::io::Write;
 use std::time::Duration;
