@@ -29,7 +29,11 @@ pub mod spool;
 pub mod status;
 pub mod telemetry;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the tests beside the code use the rest")
+)]
 mod testing;
 
 /// Runs an agent until `shutdown`, then stops it: what was read is spooled, and what is spooled is

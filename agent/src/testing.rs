@@ -1,16 +1,22 @@
 //! A small agent for tests: real files in a temporary directory, a spool on any disk, a clock that
 //! stands still until it is told to move, and no threads.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's tool: what goes wrong fails the test"
+)]
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use commitlog::batch::records::Decompressor;
-use commitlog::id::{Offset, Timestamp};
+use commitlog::id::{Offset, Timestamp, TopicPartition};
 use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
 use commitlog::storage::faulty::FaultyDisk;
@@ -33,6 +39,10 @@ pub(crate) struct World {
     /// Where the test's files are.
     pub(crate) logs: PathBuf,
     pub(crate) config: FileConfig,
+    /// More sources beside the first.
+    pub(crate) more: Vec<FileConfig>,
+    /// The agent is not root, though the test is.
+    pub(crate) as_nobody: bool,
     pub(crate) spool_config: SpoolConfig,
     pub(crate) storage: Arc<dyn Storage>,
     /// Whether an aggregator has told how many partitions there are.
@@ -70,6 +80,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let logs = dir.path().join("logs");
         fs::create_dir(&logs).unwrap();
+        // An agent that is not root must get there.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let config = FileConfig {
             name: "app".to_owned(),
             files: vec![logs.join("*.log").display().to_string()],
@@ -90,6 +102,8 @@ impl World {
             },
             logs,
             config,
+            more: Vec::new(),
+            as_nobody: false,
             storage,
             tell_partitions: true,
             revive: None,
@@ -197,19 +211,20 @@ impl World {
             }
         };
         if self.tell_partitions {
+            let configs = std::iter::once(&self.config).chain(&self.more);
             spool.apply_hints(Hints {
                 linger: Duration::from_millis(2),
-                partitions: vec![(self.config.topic.clone(), 4)],
+                partitions: configs.map(|config| (config.topic.clone(), 4)).collect(),
                 partitions_of_new: 0,
             });
         }
         let telemetry = Telemetry::new();
-        let source = FileSource::new(
-            self.config.clone(),
-            &spool.salt(),
-            telemetry.source(&self.config.name),
-        );
-        let sources: Vec<Box<dyn Source>> = vec![Box::new(source.unwrap())];
+        let mut sources: Vec<Box<dyn Source>> = Vec::new();
+        for config in std::iter::once(&self.config).chain(&self.more) {
+            let counters = telemetry.source(&config.name);
+            let source = FileSource::new(config.clone(), &spool.salt(), counters);
+            sources.push(Box::new(source.unwrap()));
+        }
         self.agent = Some(Agent {
             pipeline: Pipeline::new(sources, spool.clone(), telemetry.clone()),
             spool,
@@ -237,6 +252,11 @@ impl World {
         self.agent.as_ref().unwrap().spool.clone()
     }
 
+    /// The time since some moment before the test.
+    pub(crate) fn time(&self) -> Duration {
+        self.now().monotonic
+    }
+
     fn now(&self) -> Now {
         let wall = Timestamp(self.clock_ms.load(Ordering::Relaxed));
         Now {
@@ -247,6 +267,7 @@ impl World {
 
     /// One turn of the data thread, and the time that it waits for nothing.
     pub(crate) fn turn(&mut self) -> Next {
+        let _nobody = self.as_nobody.then(Nobody::put_on);
         self.start();
         let now = self.now();
         let agent = self.agent.as_mut().unwrap();
@@ -284,7 +305,11 @@ impl World {
 
     /// Lets time pass in steps, working all the while.
     pub(crate) fn run_for(&mut self, time: Duration) {
-        let step = Duration::from_millis(50);
+        self.run_in_steps(time, Duration::from_millis(50));
+    }
+
+    /// The same in steps of any length.
+    pub(crate) fn run_in_steps(&mut self, time: Duration, step: Duration) {
         let mut passed = Duration::ZERO;
         while passed < time {
             self.settle();
@@ -334,39 +359,90 @@ impl World {
 
 /// All durable records of a spool.
 pub(crate) fn records(spool: &Spool) -> Vec<Line> {
-    let mut decompressor = Decompressor::new();
-    let mut lines = Vec::new();
-    for partition in spool.partitions() {
-        let mut from = spool.range(&partition).start;
-        loop {
-            let batches = spool.read(&partition, from, 1 << 20).unwrap();
-            if batches.is_empty() {
-                break;
-            }
-            for batch in batches {
-                let head = commitlog::batch::header::verify(&batch).unwrap();
-                assert_eq!(head.base_offset, from, "{partition}: offsets have no holes");
-                from = Offset::new(head.base_offset.get() + i64::from(head.record_count)).unwrap();
-                for record in decompressor.records(&batch).unwrap() {
-                    let record = record.unwrap();
-                    let mut line = Line {
-                        path: String::new(),
-                        value: record.value.unwrap().to_vec(),
-                        partial: None,
-                    };
-                    for entry in record.headers {
-                        let (name, value) = entry.unwrap();
-                        let value = value.unwrap().to_vec();
-                        match name {
-                            header::LOG_FILE_PATH => line.path = String::from_utf8(value).unwrap(),
-                            header::LOG_RECORD_PARTIAL => line.partial = Some(value),
-                            _ => {}
-                        }
-                    }
-                    lines.push(line);
+    let records = Durable::default().take(spool);
+    records.into_iter().map(|(_, line)| line).collect()
+}
+
+/// Reads a spool's durable records once each, whatever is acknowledged behind it.
+#[derive(Default)]
+pub(crate) struct Durable {
+    next: BTreeMap<TopicPartition, Offset>,
+    decompressor: Decompressor,
+}
+
+impl Durable {
+    /// What has become durable since the last time.
+    pub(crate) fn take(&mut self, spool: &Spool) -> Vec<(TopicPartition, Line)> {
+        let mut lines = Vec::new();
+        for partition in spool.partitions() {
+            let start = spool.range(&partition).start;
+            let mut from = self.next.get(&partition).copied().unwrap_or(start);
+            assert!(start <= from, "{partition}: freed before it was read");
+            while from < spool.range(&partition).durable_end {
+                let batches = spool.read(&partition, from, 1 << 20).unwrap();
+                if batches.is_empty() {
+                    break;
+                }
+                for batch in batches {
+                    from = self.take_batch(&partition, from, &batch, &mut lines);
                 }
             }
+            self.next.insert(partition, from);
         }
+        lines
     }
-    lines
+
+    fn take_batch(
+        &mut self,
+        partition: &TopicPartition,
+        from: Offset,
+        batch: &[u8],
+        lines: &mut Vec<(TopicPartition, Line)>,
+    ) -> Offset {
+        let head = commitlog::batch::header::verify(batch).unwrap();
+        assert_eq!(head.base_offset, from, "{partition}: offsets have no holes");
+        for record in self.decompressor.records(batch).unwrap() {
+            let record = record.unwrap();
+            let mut line = Line {
+                path: String::new(),
+                value: record.value.unwrap().to_vec(),
+                partial: None,
+            };
+            for entry in record.headers {
+                let (name, value) = entry.unwrap();
+                let value = value.unwrap().to_vec();
+                match name {
+                    header::LOG_FILE_PATH => line.path = String::from_utf8(value).unwrap(),
+                    header::LOG_RECORD_PARTIAL => line.partial = Some(value),
+                    _ => {}
+                }
+            }
+            lines.push((partition.clone(), line));
+        }
+        Offset::new(from.get() + i64::from(head.record_count)).unwrap()
+    }
+}
+
+/// While it lives, this thread has no rights but those of user `nobody`, and can take its own back.
+struct Nobody;
+
+/// The user without rights, everywhere.
+const NOBODY: u32 = 65_534;
+
+impl Nobody {
+    fn put_on() -> Nobody {
+        set_effective_user(rustix::process::Uid::from_raw(NOBODY));
+        Nobody
+    }
+}
+
+impl Drop for Nobody {
+    fn drop(&mut self) {
+        set_effective_user(rustix::process::Uid::ROOT);
+    }
+}
+
+fn set_effective_user(user: rustix::process::Uid) {
+    let unchanged: Option<rustix::process::Uid> = None;
+    rustix::thread::set_thread_res_uid(unchanged, user, unchanged).unwrap();
 }

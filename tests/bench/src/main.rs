@@ -7,6 +7,7 @@
 mod append;
 mod baseline;
 mod files;
+mod fuzz;
 mod hunt;
 mod input;
 mod latency;
@@ -47,6 +48,8 @@ enum Command {
     Chaos(hunt::ChaosOptions),
     /// Kills either side at each file-changing system call and accounts for every line
     Sweep(hunt::SweepOptions),
+    /// Plays random scripts of what becomes of files against a model; a failing seed is printed and replays
+    TailFuzz(fuzz::Options),
     /// Runs seeds of the simulation; a failing one is printed and replays
     Sim(hunt::SimOptions),
 }
@@ -59,6 +62,7 @@ Examples:
   cargo run --release -p weir-bench -- files --count 20000 --rate 0
   cargo run --release -p weir-bench -- chaos --kills 200
   cargo run --release -p weir-bench -- sweep --kills-each 100
+  cargo run --release -p weir-bench -- tail-fuzz --scripts 100000
   cargo run --release -p weir-bench -- sim --seeds 1000";
 
 fn main() -> anyhow::Result<()> {
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Files(options) => files::run(&options),
         Command::Chaos(options) => hunt::chaos(&options),
         Command::Sweep(options) => hunt::sweep(&options),
+        Command::TailFuzz(options) => Ok(fuzz::run(&options)),
         Command::Sim(options) => hunt::sim(&options),
     }?;
     report.print(if json {

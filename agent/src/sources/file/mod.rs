@@ -530,7 +530,7 @@ fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
 /// Bytes of lines that were longer than the limit.
 const LOST_TOO_LONG: &str = "line_too_long";
 
-#[cfg(test)]
-mod scripts;
+#[cfg(any(test, feature = "testing"))]
+pub mod scripts;
 #[cfg(test)]
 mod tests;
