@@ -237,8 +237,8 @@ pub const LABELS_MAX: usize = 100;
 
 const _: () = {
     let labels = 2 * LABELS_BYTES_MAX;
-    // The longest path, and a position that names it twice.
-    let headers = labels + 3 * 4096 + 1024;
+    // The longest path, and two positions that name it twice each.
+    let headers = labels + 5 * 4096 + 1024;
     assert!(LINE_PIECE_BYTES + headers <= POSITION_EVERY_BYTES);
     assert!(2 * LABELS_MAX + 8 <= RECORD_HEADERS_MAX);
 };

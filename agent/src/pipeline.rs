@@ -266,16 +266,17 @@ impl Batch<'_> {
 
     /// Adds a record. The caller has asked [`fits`](Self::fits), or the batch is empty.
     pub fn push(&mut self, value: &[u8], headers: &HeaderBlock) {
-        self.destination.push(value, headers, None, self.now);
+        self.destination.push(value, headers, Vec::new(), self.now);
     }
 
-    /// Adds a record with the position it ends at: at least the last that this turn or this batch has of
+    /// Adds a record with the position it ends at, or with those of the files that it ends and begins: at least the last that this turn or this batch has of
     /// a file.
-    pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Placed) {
-        self.linger
-            .took(placed.position.lineage, self.now.monotonic);
-        self.destination
-            .push(value, headers, Some(placed), self.now);
+    pub fn push_last(&mut self, value: &[u8], headers: &HeaderBlock, placed: Vec<Placed>) {
+        if let Some(placed) = placed.first() {
+            let lineage = placed.position.lineage;
+            self.linger.took(lineage, self.now.monotonic);
+        }
+        self.destination.push(value, headers, placed, self.now);
     }
 
     /// Cuts the batch because the next record does not fit. `Err`: the spool has no room, nothing more
@@ -294,11 +295,10 @@ impl Batch<'_> {
         &mut self,
         value: &[u8],
         headers: &HeaderBlock,
-        placed: Placed,
+        placed: Vec<Placed>,
     ) -> Result<(), Refused> {
         self.cut()?;
-        self.destination
-            .push(value, headers, Some(placed), self.now);
+        self.destination.push(value, headers, placed, self.now);
         self.destination
             .cut_alone(self.spool, self.telemetry, self.now)
     }

@@ -32,5 +32,6 @@ pub const NANOSECONDS: &str = "ns";
 pub const CONTENT_TYPE: &str = "content-type";
 
 /// Where the record's file is read on from: a [`Position`](crate::position::Position), on the last
-/// record that a batch holds of the file.
+/// record that a batch holds of the file; several one behind the other where the record is put together
+/// from several files.
 pub const POSITION: &str = "weir.position";

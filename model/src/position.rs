@@ -167,6 +167,25 @@ impl Position {
     /// Reads exactly one position.
     pub fn decode(bytes: &[u8]) -> Result<Position, PositionError> {
         let mut input = Input(bytes);
+        let position = Position::read(&mut input)?;
+        match input.0.len() {
+            0 => Ok(position),
+            more => Err(PositionError::Long(more)),
+        }
+    }
+
+    /// Reads the positions that one record carries, one behind the other: several where it is put
+    /// together from the end of one file and the start of the next.
+    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Position>, PositionError> {
+        let mut input = Input(bytes);
+        let mut positions = vec![Position::read(&mut input)?];
+        while !input.0.is_empty() {
+            positions.push(Position::read(&mut input)?);
+        }
+        Ok(positions)
+    }
+
+    fn read(input: &mut Input<'_>) -> Result<Position, PositionError> {
         let version = input.byte()?;
         if version != VERSION {
             return Err(PositionError::Version(version));
@@ -176,7 +195,7 @@ impl Position {
             return Err(PositionError::Field("flags"));
         }
         let codec = input.codec()?;
-        let position = Position {
+        Ok(Position {
             codec,
             lineage: LineageId(u64::from_be_bytes(input.array()?)),
             epoch: u32::try_from(input.varint()?).map_err(|_| PositionError::Field("epoch"))?,
@@ -191,11 +210,7 @@ impl Position {
             } else {
                 None
             },
-        };
-        match input.0.len() {
-            0 => Ok(position),
-            more => Err(PositionError::Long(more)),
-        }
+        })
     }
 }
 

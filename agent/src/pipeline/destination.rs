@@ -77,7 +77,7 @@ impl Destination {
         &mut self,
         value: &[u8],
         headers: &HeaderBlock,
-        placed: Option<Placed>,
+        placed: Vec<Placed>,
         now: Now,
     ) {
         if self.builder.is_empty() {
@@ -90,16 +90,20 @@ impl Destination {
             headers,
             extra: None,
         };
-        if let Some(placed) = placed {
-            self.encoded.clear();
-            placed.position.encode(&mut self.encoded);
-            record.extra = Some((header::POSITION, &self.encoded));
+        if placed.is_empty() {
             self.builder.push(&record);
-            self.positioned = self.builder.raw_bytes();
-            self.positions.push((self.builder.record_count(), placed));
-        } else {
-            self.builder.push(&record);
+            return;
         }
+        self.encoded.clear();
+        for placed in &placed {
+            placed.position.encode(&mut self.encoded);
+        }
+        record.extra = Some((header::POSITION, &self.encoded));
+        self.builder.push(&record);
+        self.positioned = self.builder.raw_bytes();
+        let count = self.builder.record_count();
+        let placed = placed.into_iter().map(|placed| (count, placed));
+        self.positions.extend(placed);
     }
 
     /// Takes a position along with the last records that are here.

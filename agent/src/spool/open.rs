@@ -367,8 +367,8 @@ fn fold(
             if key != header::POSITION {
                 continue;
             }
-            let position = value.map(Position::decode);
-            if let Some(Ok(position)) = position {
+            let positions = value.and_then(|value| Position::decode_all(value).ok());
+            for position in positions.into_iter().flatten() {
                 table.put(Placed {
                     position,
                     partition: Some(name.clone()),

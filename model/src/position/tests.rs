@@ -56,6 +56,21 @@ fn encoded(position: &Position) -> Vec<u8> {
 
 proptest! {
     #[test]
+    fn positions_behind_each_other_are_read_back_all(positions in prop::collection::vec(positions(), 1..4)) {
+        let bytes: Vec<u8> = positions.iter().flat_map(encoded).collect();
+        prop_assert_eq!(Position::decode_all(&bytes), Ok(positions));
+        prop_assert!(Position::decode_all(&bytes[..bytes.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn whatever_is_read_as_positions_is_written_the_same(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(positions) = Position::decode_all(&bytes) {
+            let again: Vec<u8> = positions.iter().flat_map(encoded).collect();
+            prop_assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
     fn a_position_is_read_back_as_it_was_written(position in positions()) {
         prop_assert_eq!(Position::decode(&encoded(&position)), Ok(position));
     }

@@ -313,7 +313,7 @@ impl Cutter<'_, '_, '_> {
         }
         let placed = self.move_to(last.next);
         let value = &text_of(self.form, self.bytes, &self.text)[last.from..last.to];
-        self.target.batch.push_last(value, headers, placed);
+        self.target.batch.push_last(value, headers, vec![placed]);
         self.count_placed(last);
         Ok(())
     }
@@ -347,7 +347,7 @@ impl Cutter<'_, '_, '_> {
         let placed = self.move_to(last.next);
         let value = &text_of(self.form, self.bytes, &self.text)[last.from..last.to];
         let headers = headers(self.target.stream, last.kind);
-        match self.target.batch.push_alone(value, headers, placed) {
+        match self.target.batch.push_alone(value, headers, vec![placed]) {
             Ok(()) => {
                 self.count_placed(last);
                 Ok(())
