@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use commitlog::id::TopicName;
 use config::fields::{Fields, Section};
@@ -14,9 +15,12 @@ use config::problem::{Span, Spanned};
 use config::units::ByteSize;
 use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
 
+use regex::bytes::Regex;
+
 use crate::limits::{LABELS_BYTES_MAX, LABELS_MAX};
 use crate::sources::file::LongLines;
 use crate::sources::file::encoding::Encoding;
+use crate::sources::file::multiline::{Multiline, Rule, compile};
 
 #[cfg(test)]
 mod tests;
@@ -93,6 +97,8 @@ pub struct LogsConfig {
     pub start_at: StartAt,
     /// How files' bytes become text.
     pub encoding: Encoding,
+    /// Which lines are one record; by default each is one of its own.
+    pub multiline: Option<MultilineConfig>,
     /// What becomes of lines that are longer than `limits.line`.
     pub long_lines: LongLines,
 }
@@ -114,6 +120,18 @@ pub enum StartAt {
     /// At the end: only what is written from then on.
     End,
 }
+
+/// Which lines are one record.
+#[derive(Debug, Clone)]
+pub struct MultilineConfig {
+    /// What tells them.
+    pub rule: Option<Rule>,
+    /// At a file's end, a record is whole when nothing was added for so long.
+    pub timeout: Duration,
+}
+
+/// A pattern of lines.
+struct LinePattern(Regex);
 
 /// Budgets.
 #[derive(Debug, Clone)]
@@ -239,6 +257,7 @@ impl Section for LogsConfig {
                 Encoding::Auto,
                 "What the files are in: auto, utf-8 or another name; records are UTF-8. `auto` goes by a byte order mark.",
             ),
+            multiline: fields.optional_section("multiline"),
             long_lines: fields.value(
                 "long_lines",
                 LongLines::Split,
@@ -247,6 +266,46 @@ impl Section for LogsConfig {
         };
         check_labels(&section.labels, fields);
         section
+    }
+}
+
+impl Section for MultilineConfig {
+    fn read(fields: &mut Fields<'_>) -> MultilineConfig {
+        let start: Option<LinePattern> = fields.optional(
+            "start",
+            "A pattern of lines that begin a record; the lines up to the next such line belong to it.",
+        );
+        let continues: Option<LinePattern> = fields.optional(
+            "continue",
+            "A pattern of lines that belong to the record before them, instead of `start`.",
+        );
+        let timeout: Option<Duration> = fields.optional(
+            "timeout",
+            "At a file's end, a record is whole when nothing was added for so long; 1s by default.",
+        );
+        let timeout = timeout.unwrap_or(MULTILINE_TIMEOUT);
+        let rule = match (start, continues) {
+            (Some(start), None) => Some(Rule::Start(start.0)),
+            (None, Some(continues)) => Some(Rule::Continue(continues.0)),
+            (None, None) | (Some(_), Some(_)) => {
+                fields.problem(
+                    "start",
+                    "`multiline` has one pattern",
+                    "write either `start` or `continue`",
+                );
+                None
+            }
+        };
+        MultilineConfig { rule, timeout }
+    }
+}
+
+impl MultilineConfig {
+    /// The rule, which every configuration without mistakes has.
+    pub fn multiline(&self) -> Option<Multiline> {
+        let rule = self.rule.clone()?;
+        let timeout = self.timeout;
+        Some(Multiline { rule, timeout })
     }
 }
 
@@ -323,6 +382,28 @@ impl Value for Encoding {
     }
 }
 
+impl Value for LinePattern {
+    const KIND: &'static str = "a regular expression such as '^\\d{4}-'";
+
+    fn read(scalar: &Scalar<'_>) -> Result<LinePattern, Mismatch> {
+        compile(scalar.text).map(LinePattern).map_err(|error| {
+            let help = match &error {
+                regex::Error::CompiledTooBig(_) => "repeat less, or classes of fewer characters",
+                _ => "put a backslash before a character that is meant as itself",
+            };
+            // The message shows the pattern with a mark under the place; its last line says what it is.
+            let what = error.to_string();
+            let what = what.lines().last().unwrap_or_default();
+            let what = what.trim_start_matches("error: ");
+            Mismatch::new(format!("`{}` is not a pattern: {what}", scalar.text), help)
+        })
+    }
+
+    fn show(&self) -> String {
+        self.0.as_str().to_owned()
+    }
+}
+
 impl Value for LongLines {
     const KIND: &'static str = "split, truncate or drop";
 
@@ -359,6 +440,9 @@ fn check_labels(labels: &BTreeMap<String, String>, fields: &mut Fields<'_>) {
 pub fn default_topic() -> TopicName {
     "logs".parse().expect("`logs` is a topic name")
 }
+
+/// Programs write a stack trace at once.
+const MULTILINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const START_AT: [(&str, StartAt); 2] = [("beginning", StartAt::Beginning), ("end", StartAt::End)];
 

@@ -279,6 +279,10 @@ pub const CLOSED_EPOCHS_MAX: usize = 64;
 /// are read, each in its order.
 pub const HOLD_MAX: Duration = Duration::from_mins(1);
 
+/// A compiled pattern for records of several lines, and what matching it may keep: hundreds of
+/// alternatives fit, a counted repetition of a large class does not.
+pub const MULTILINE_PATTERN_BYTES_MAX: usize = 1024 * 1024;
+
 /// The file with the agent's identity, or a join under way.
 pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
 

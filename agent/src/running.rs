@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle as TaskHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::ambient::{Clock, Random, system_clock, system_random};
-use crate::config::{AgentConfig, StartAt as ConfigStartAt};
+use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
 use crate::identity::ClientIdentity;
 use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, SYNC_BUSY_BYTES, SYNC_REST};
 use crate::pipeline::Pipeline;
@@ -286,6 +286,7 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
                 ConfigStartAt::End => StartAt::End,
             },
             encoding: logs.encoding,
+            multiline: logs.multiline.as_ref().and_then(MultilineConfig::multiline),
             long_lines: logs.long_lines,
             line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
             files_open_max,

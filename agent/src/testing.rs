@@ -90,6 +90,7 @@ impl World {
             labels: vec![("host.name".to_owned(), "test".to_owned())],
             start_at: StartAt::Beginning,
             encoding: Encoding::Auto,
+            multiline: None,
             line_bytes_max: 1024 * 1024,
             long_lines: LongLines::Split,
             files_open_max: 500,

@@ -29,6 +29,36 @@ logs:
 }
 
 #[test]
+fn records_of_several_lines_have_one_pattern_that_compiles_within_bounds() {
+    let told = |multiline: &str| {
+        let text = format!("logs: {{app: {{files: /a/*.log, multiline: {multiline}}}}}");
+        load_text::<AgentConfig>(&text).map(|loaded| loaded.config.logs["app"].clone())
+    };
+    let app = told(r"{start: '^\d', timeout: 3s}").unwrap();
+    assert_eq!(app.multiline.unwrap().timeout, Duration::from_secs(3));
+    let mistakes = [
+        ("{timeout: 1s}", "`multiline` has one pattern"),
+        ("{start: a, continue: b}", "`multiline` has one pattern"),
+        ("{start: 'a('}", "`a(` is not a pattern: unclosed group"),
+        (r"{start: '(\w{100}){100}'}", "exceeds size limit"),
+    ];
+    for (multiline, message) in mistakes {
+        let problems = told(multiline).unwrap_err().to_string();
+        assert!(problems.contains(message), "{multiline}: {problems}");
+    }
+}
+
+#[test]
+fn an_encoding_that_there_is_not_is_a_mistake() {
+    let problems = load_text::<AgentConfig>("logs: {app: {files: /a/*.log, encoding: utf-9}}");
+    let problems = problems.unwrap_err().to_string();
+    assert!(
+        problems.contains("`utf-9` is not the name of an encoding"),
+        "{problems}"
+    );
+}
+
+#[test]
 fn every_mistake_is_told_at_once() {
     let told = load_text::<AgentConfig>(
         r"ship: {to: 127.0.0.1, spool: {size: 1MiB}}

@@ -12,6 +12,7 @@ use super::encoding::{Form, LineEnd};
 use super::guard::Hasher;
 use super::holes::{Gap, Holes};
 use super::lineage::{Epoch, Stream};
+use super::multiline::Multiline;
 use super::reader::{Taken, Target};
 use crate::limits::LINE_PIECE_BYTES;
 use crate::pipeline::Refused;
@@ -68,6 +69,8 @@ pub(super) struct Cutter<'a, 'b, 'c> {
     pub(super) from: u64,
     pub(super) back: usize,
     pub(super) form: Form,
+    /// Which lines are one record.
+    pub(super) multiline: Option<&'a Multiline>,
     /// What was decoded of them.
     pub(super) text: Vec<u8>,
     /// The file's bytes that are not among `bytes`, before the last of them.
@@ -95,32 +98,54 @@ impl Cutter<'_, '_, '_> {
             Take::Start => Some(Kind::Truncated),
         };
         let mut held: Option<Held> = None;
+        let mut open: Option<Held> = None;
         let mut start = self.back;
         if self.from == 0 && self.back == 0 {
             start += self.form.mark.min(end);
         }
         while let Some(line) = self.line_end(take, start, end) {
             if self.bytes[start] == 0 && self.is_hole(start) {
-                return self.end(held, Cut::ToHole);
+                return self.end(held, open, Cut::ToHole);
             }
             let record = self.record(start, line, Kind::Line);
-            held = self.add(held, record)?;
+            held = match self.multiline {
+                None => self.add(held, record)?,
+                Some(multiline) => self.gather(held, &mut open, record, multiline)?,
+            };
             start = line.next;
         }
         if let Some(kind) = rest.filter(|_| start < end) {
             if self.bytes[start] == 0 && self.is_hole(start) {
-                return self.end(held, Cut::ToHole);
+                return self.end(held, open, Cut::ToHole);
             }
-            held = self.add_rest(held, start, kind)?;
-        } else if rest.is_some() && held.is_none() && start > self.back {
+            let end = self.bytes.len();
+            let line = LineEnd {
+                newline: end,
+                next: end,
+            };
+            let rest = self.record(start, line, kind);
+            if let Some(multiline) = self.multiline {
+                held = self.gather(held, &mut open, rest, multiline)?;
+            } else {
+                held = self.add_rest(held, rest)?;
+            }
+        } else if rest.is_some() && open.is_none() && held.is_none() && start > self.back {
             // Nothing but a byte order mark.
             self.pass(start);
         }
-        self.end(held, Cut::Whole)
+        self.end(held, open, Cut::Whole)
     }
 
     /// Pushes what is held back at the end.
-    fn end(&mut self, held: Option<Held>, cut: Cut) -> Result<Cut, Refused> {
+    fn end(
+        &mut self,
+        mut held: Option<Held>,
+        open: Option<Held>,
+        cut: Cut,
+    ) -> Result<Cut, Refused> {
+        if let Some(open) = open {
+            held = self.add_rest(held, open)?;
+        }
         if let Some(last) = held {
             self.push_last(last)?;
         }
@@ -145,6 +170,8 @@ impl Cutter<'_, '_, '_> {
             self.form
                 .decode(&self.bytes[start..line.newline], &mut self.text);
             to = self.text.len();
+            // Should the next line belong to the same record.
+            self.text.push(b'\n');
         }
         Held {
             from,
@@ -162,20 +189,33 @@ impl Cutter<'_, '_, '_> {
         start != self.back && self.holes.gap(self.from + start as u64, nuls) != Gap::None
     }
 
-    /// Takes bytes that no newline ends.
-    fn add_rest(
+    /// Adds a line to the open record, or takes that one and opens the next.
+    fn gather(
         &mut self,
-        held: Option<Held>,
-        start: usize,
-        kind: Kind,
+        mut held: Option<Held>,
+        open: &mut Option<Held>,
+        line: Held,
+        multiline: &Multiline,
     ) -> Result<Option<Held>, Refused> {
-        let end = self.bytes.len();
-        let line = LineEnd {
-            newline: end,
-            next: end,
-        };
-        let rest = self.record(start, line, kind);
-        match kind {
+        let text = &text_of(self.form, self.bytes, &self.text)[line.from..line.to];
+        match open {
+            Some(open) if !multiline.begins(text) => {
+                open.to = line.to;
+                open.next = line.next;
+                open.kind = line.kind;
+            }
+            _ => {
+                if let Some(whole) = open.replace(line) {
+                    held = self.add_rest(held, whole)?;
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes the last bytes, or what is not one line.
+    fn add_rest(&mut self, held: Option<Held>, rest: Held) -> Result<Option<Held>, Refused> {
+        match rest.kind {
             Kind::Split => {
                 let piece = self.piece(rest, self.line_bytes_max);
                 self.hold(held, piece)

@@ -428,6 +428,7 @@ impl FileSource {
             directory.names.retain(|_, named| *named != index);
         }
         self.attention.remove(&index);
+        self.pending.retain(|&(_, awaited)| awaited != index);
         self.ready.retain(|&queued| queued != index);
         self.open_files.retain(|id| id.lineage != index);
         self.free_lineages.push(index);

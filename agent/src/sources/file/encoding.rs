@@ -167,6 +167,16 @@ impl Form {
         }
     }
 
+    /// The text of these bytes, in `text` if it is another.
+    pub(super) fn text<'t>(self, bytes: &'t [u8], text: &'t mut Vec<u8>) -> &'t [u8] {
+        if !self.is_decoded() {
+            return bytes;
+        }
+        text.clear();
+        self.decode(bytes, text);
+        text
+    }
+
     /// Appends the text of all these bytes.
     pub(super) fn decode(self, bytes: &[u8], text: &mut Vec<u8>) {
         let Some(encoding) = self.decoded else {

@@ -38,6 +38,8 @@ pub(super) struct Lineage {
     pub(super) alias_of: Option<FileKey>,
     /// Waits to be read.
     pub(super) queued: bool,
+    /// It is read again because a record may be whole by then.
+    pub(super) awaited: bool,
     /// Set by each pass that still met the path.
     pub(super) met: bool,
 }
@@ -114,6 +116,7 @@ impl Lineage {
             last_epoch: None,
             alias_of: None,
             queued: false,
+            awaited: false,
             met: true,
         }
     }
@@ -208,12 +211,17 @@ impl Epoch {
         }
     }
 
+    /// Moves on to `offset`, before which the guard is `tail`.
+    pub(super) fn move_to(&mut self, offset: u64, tail: Guard) {
+        self.offset = offset;
+        self.searched = 0;
+        self.tail = tail;
+    }
+
     /// Moves on to `offset`. `before` are the bytes just before it, at least [`TAIL_BYTES`] of them or
     /// all there are.
     pub(super) fn advance(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
-        self.offset = offset;
-        self.searched = 0;
-        self.tail = tail_guard(before, hasher);
+        self.move_to(offset, tail_guard(before, hasher));
     }
 }
 

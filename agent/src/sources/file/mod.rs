@@ -30,6 +30,7 @@ mod guard;
 mod holes;
 mod kernel;
 mod lineage;
+pub mod multiline;
 pub(crate) mod pattern;
 mod reader;
 mod resume;
@@ -61,6 +62,7 @@ use copies::Suspect;
 use encoding::Encoding;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
+use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
 use watch::{Hint, Spot, Watch};
@@ -82,6 +84,8 @@ pub struct FileConfig {
     pub start_at: StartAt,
     /// How their bytes become text.
     pub encoding: Encoding,
+    /// Which lines are one record; each is one of its own without.
+    pub multiline: Option<Multiline>,
     /// Longer lines are too long.
     pub line_bytes_max: usize,
     /// What becomes of them.
@@ -135,6 +139,8 @@ pub struct FileSource {
     /// Renames of files that may not have been met under their first name.
     moves: Vec<(Spot, Spot)>,
     attention: BTreeSet<usize>,
+    /// Lineages whose last record may be whole at a time, each once.
+    pending: BTreeSet<(Duration, usize)>,
     /// Files that cannot be opened, so that each is said once.
     unreadable: HashMap<PathBuf, String>,
     /// Where reading began must be saved before anything is read: after a crash nobody knew it.
@@ -213,6 +219,7 @@ impl FileSource {
             looks: BTreeSet::new(),
             moves: Vec::new(),
             attention: BTreeSet::new(),
+            pending: BTreeSet::new(),
             unreadable: HashMap::new(),
             awaited: None,
             next_reconcile: None,
@@ -242,6 +249,7 @@ impl Source for FileSource {
             self.attend(out);
             self.next_attention = now.monotonic + ATTENTION_EVERY;
         }
+        self.take_pending(now.monotonic);
         self.awaited = self.awaited.filter(|notes| !out.spool().is_saved(*notes));
         let blocked = match self.awaited {
             Some(_) => Blocked::Yes,
@@ -387,6 +395,30 @@ impl FileSource {
         progress
     }
 
+    /// Has the lineages read whose last record may be whole now.
+    fn take_pending(&mut self, now: Duration) {
+        while let Some(&(at, index)) = self.pending.first()
+            && at <= now
+        {
+            self.pending.pop_first();
+            if let Some(lineage) = &mut self.lineages[index] {
+                lineage.awaited = false;
+            }
+            self.queue(index);
+        }
+    }
+
+    /// A lineage's last record waits for more lines, or for time to pass.
+    fn await_more(&mut self, index: usize, now: Duration) {
+        let (Some(multiline), Some(lineage)) = (&self.config.multiline, &mut self.lineages[index])
+        else {
+            return;
+        };
+        if !std::mem::replace(&mut lineage.awaited, true) {
+            self.pending.insert((now + multiline.timeout, index));
+        }
+    }
+
     fn count(&mut self, id: EpochId, taken: Taken, out: &mut Outlet<'_>) {
         self.telemetry.read_bytes.inc_by(taken.bytes);
         self.telemetry.records.inc_by(taken.records);
@@ -397,6 +429,9 @@ impl FileSource {
         }
         if taken.without_record {
             self.note(id, out);
+        }
+        if taken.pending {
+            self.await_more(id.lineage, out.now().monotonic);
         }
     }
 
@@ -445,6 +480,9 @@ impl FileSource {
         let mut at = self.next_reconcile.unwrap_or(now.monotonic);
         if !self.attention.is_empty() || !self.suspects.is_empty() {
             at = at.min(self.next_attention);
+        }
+        if let Some(&(pending, _)) = self.pending.first() {
+            at = at.min(pending);
         }
         if blocked == Blocked::Yes {
             at = at.min(now.monotonic + SPOOL_RETRY);

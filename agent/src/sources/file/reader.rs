@@ -20,6 +20,7 @@ use super::encoding::{Encoding, Form, MARK_BYTES};
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
 use super::holes::{Gap, Holes, data_from};
 use super::lineage::{Epoch, Stream, tail_guard};
+use super::multiline::Multiline;
 use super::{FileConfig, LongLines};
 use crate::limits::READ_BYTES;
 use crate::pipeline::Batch;
@@ -55,17 +56,20 @@ pub(super) struct Taken {
     pub(super) lost: Loss,
     /// The epoch stands behind what its last record tells.
     pub(super) without_record: bool,
+    /// A record at the file's end waits for more, or for time to pass.
+    pub(super) pending: bool,
 }
 
 /// What reading needs besides the file.
 pub(super) struct Reader {
     hasher: Hasher,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// What was decoded of the last read.
     text: Vec<u8>,
     encoding: Encoding,
-    line_bytes_max: usize,
+    pub(super) line_bytes_max: usize,
     long_lines: LongLines,
+    pub(super) multiline: Option<Multiline>,
 }
 
 /// One read: where records go, the position that they carry, and how far to go.
@@ -85,22 +89,44 @@ pub(super) enum LastLine {
     Take,
 }
 
+/// What was found of a long record's end.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// It ends here.
+    End(usize),
+    /// It has these lines, and the next may be one more.
+    Lines(usize),
+    /// It goes on here, within a line.
+    Within(usize),
+}
+
 /// What lies in the buffer.
 #[derive(Debug, Clone, Copy)]
-struct Filled {
+pub(super) struct Filled {
     /// The file's byte that the buffer begins with.
-    from: u64,
+    pub(super) from: u64,
     /// Bytes before this were taken before.
     back: usize,
     /// Bytes in the buffer.
-    end: usize,
+    pub(super) end: usize,
     /// The file had no more.
-    ended: bool,
-    /// Bytes after `back` that are whole lines.
-    whole: usize,
-    form: Form,
+    pub(super) ended: bool,
+    /// Bytes after `back` that are whole records.
+    pub(super) whole: usize,
+    pub(super) form: Form,
     /// The file's bytes that are not in the buffer, before the last of those that are.
     left_out: u64,
+}
+
+impl Filled {
+    /// Where the text begins that is to be taken.
+    pub(super) fn start(&self) -> usize {
+        if self.from == 0 && self.back == 0 {
+            self.form.mark.min(self.end)
+        } else {
+            self.back
+        }
+    }
 }
 
 impl Reader {
@@ -112,6 +138,7 @@ impl Reader {
             encoding: config.encoding,
             line_bytes_max: config.line_bytes_max,
             long_lines: config.long_lines,
+            multiline: config.multiline.clone(),
         }
     }
 
@@ -160,12 +187,17 @@ impl Reader {
         debug_assert!(
             self.buffer.len() <= BUFFER_BYTES.max(2 * (self.line_bytes_max + HEAD_BYTES))
         );
+        self.shrink();
+        read
+    }
+
+    /// Gives back what a long line needed.
+    pub(super) fn shrink(&mut self) {
         if self.buffer.len() > BUFFER_BYTES {
             self.buffer.truncate(BUFFER_BYTES);
             self.buffer.shrink_to_fit();
             self.text.shrink_to(BUFFER_BYTES);
         }
-        read
     }
 
     fn read_content(
@@ -180,9 +212,7 @@ impl Reader {
         let Some(mut filled) = self.fill(content, epoch)? else {
             return Ok(Read::Replaced);
         };
-        let nuls = leading_nuls(&self.buffer[filled.back..filled.end]);
-        let nuls = filled.form.whole_units(nuls);
-        match Holes::of(content).gap(epoch.offset, nuls) {
+        match self.gap(content, &filled, epoch.offset) {
             Gap::None => self.grow(content, &mut filled)?,
             gap => return self.pass_hole(content, epoch, target, gap),
         }
@@ -190,20 +220,37 @@ impl Reader {
         if let Some(lost) = see_size(content, epoch, end, filled.ended, target.now)? {
             return Ok(Read::Shrunk(lost));
         }
-        if filled.from == 0 {
-            self.see_head(epoch, &self.buffer[..filled.end]);
-        }
+        self.see_young(epoch, &filled);
         let bytes_max = filled.form.bytes_of(self.line_bytes_max);
         let is_unfinished = filled.whole == 0 && filled.end - filled.back > bytes_max;
-        if is_unfinished && self.long_lines != LongLines::Split {
+        if is_unfinished && self.begins_last(&mut filled) {
+            // The last line is not whole, but by its start it is not the record's.
+        } else if is_unfinished && self.long_lines != LongLines::Split {
             epoch.searched = filled.form.whole_units(end);
             return self.search(content, epoch, target);
         }
         Ok(self.take(content, filled, epoch, target))
     }
 
+    /// What there is at the offset.
+    pub(super) fn gap(&self, content: &Content, filled: &Filled, offset: u64) -> Gap {
+        let nuls = leading_nuls(&self.buffer[filled.back..filled.end]);
+        Holes::of(content).gap(offset, filled.form.whole_units(nuls))
+    }
+
+    /// A young file's guard grows with it.
+    pub(super) fn see_young(&self, epoch: &mut Epoch, filled: &Filled) {
+        if filled.from == 0 {
+            self.see_head(epoch, &self.buffer[..filled.end]);
+        }
+    }
+
     /// Fills the buffer. `None`: this is not what was read before.
-    fn fill(&mut self, content: &mut Content, epoch: &mut Epoch) -> io::Result<Option<Filled>> {
+    pub(super) fn fill(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+    ) -> io::Result<Option<Filled>> {
         // Before anything else is read: what is decompressed goes back only at a price.
         let form = self.form(content, epoch)?;
         // A young file is read from its start, so that the guard at its head grows with it.
@@ -225,17 +272,41 @@ impl Reader {
             None => self.encoding.form(&self.buffer[..end]),
         };
         epoch.form = Some(form);
-        let bytes = &self.buffer[..end];
-        let whole = form.last_line_end(bytes, back, from);
+        let whole = self.whole(form, &self.buffer[..end], back, from);
         Ok(Some(Filled {
             from,
             back,
             end,
             ended: end < wanted,
-            whole: whole.map_or(0, |line| line.next - back),
+            whole,
             form,
             left_out: 0,
         }))
+    }
+
+    /// Whether the unfinished last line begins a record, by as much as there is of it. Then the one before
+    /// it is whole.
+    fn begins_last(&self, filled: &mut Filled) -> bool {
+        let bytes = &self.buffer[..filled.end];
+        let last = filled.form.last_line_end(bytes, filled.back, filled.from);
+        let (Some(multiline), Some(last)) = (&self.multiline, last) else {
+            return false;
+        };
+        let rest = &bytes[last.next..];
+        let begins = !rest.is_empty() && multiline.begins(filled.form.text(rest, &mut Vec::new()));
+        if begins {
+            filled.whole = last.next - filled.back;
+        }
+        begins
+    }
+
+    /// How many bytes after `back` are whole records.
+    fn whole(&self, form: Form, bytes: &[u8], back: usize, from: u64) -> usize {
+        let end = match &self.multiline {
+            None => form.last_line_end(bytes, back, from).map(|line| line.next),
+            Some(multiline) => multiline.last_start(form, bytes, back, from),
+        };
+        end.map_or(0, |end| end - back)
     }
 
     /// The form of an epoch's file; `None` while nothing was taken of it: then its start is read anyway.
@@ -268,7 +339,7 @@ impl Reader {
     }
 
     /// Reads on until the buffer holds a whole line, where there is one below the limit.
-    fn grow(&mut self, content: &mut Content, filled: &mut Filled) -> io::Result<()> {
+    pub(super) fn grow(&mut self, content: &mut Content, filled: &mut Filled) -> io::Result<()> {
         let Filled {
             from, back, form, ..
         } = *filled;
@@ -281,8 +352,12 @@ impl Reader {
             filled.ended = end < self.buffer.len();
             // A newline of two bytes may begin before what was read now.
             let unseen = filled.end.saturating_sub(1).max(back);
-            let whole = form.last_line_end(&self.buffer[..end], unseen, from);
-            filled.whole = whole.map_or(0, |line| line.next - back);
+            if form
+                .last_line_end(&self.buffer[..end], unseen, from)
+                .is_some()
+            {
+                filled.whole = self.whole(form, &self.buffer[..end], back, from);
+            }
             filled.end = end;
         }
         Ok(())
@@ -345,23 +420,30 @@ impl Reader {
             .unwrap_or(Some(epoch.searched))
             .unwrap_or(size)
             .min(size);
-        let wanted = &mut self.buffer[..READ_BYTES];
-        let bytes = content.read_at(wanted, from)?;
-        let ended = bytes < wanted.len();
-        let searched = from + bytes as u64;
-        if let Some(lost) = see_size(content, epoch, searched, ended, target.now)? {
+        // With the newline before it, if there is one.
+        let back = NEWLINE_BYTES_MAX.min(usize::try_from(from).unwrap_or(NEWLINE_BYTES_MAX));
+        let from = from - back as u64;
+        let wanted = &mut self.buffer[..back + READ_BYTES];
+        let filled = content.read_at(wanted, from)?;
+        let ended = filled < wanted.len();
+        let filled = filled.max(back);
+        if let Some(lost) = see_size(content, epoch, from + filled as u64, ended, target.now)? {
             epoch.searched = 0;
             return Ok(Read::Shrunk(lost));
         }
-        let passed = Taken {
-            passed: bytes as u64,
+        let mut passed = Taken {
+            passed: (filled - back) as u64,
             ..Taken::default()
         };
-        let end = match form.line_end(&self.buffer[..bytes], 0, from) {
-            Some(line) => from + line.next as u64,
-            None if ended && target.last_line == LastLine::Take => searched,
-            None => {
-                epoch.searched = form.whole_units(searched);
+        let bytes = &self.buffer[..filled];
+        let is_over = |it: &Multiline| it.is_over(epoch, target.now);
+        let end = match self.record_end(form, bytes, back, from) {
+            Found::End(end) => end,
+            _ if ended && target.last_line == LastLine::Take => filled,
+            Found::Lines(end) if ended && self.multiline.as_ref().is_some_and(is_over) => end,
+            Found::Lines(end) | Found::Within(end) => {
+                epoch.searched = form.whole_units(from + end as u64);
+                passed.pending = ended && self.multiline.is_some();
                 return Ok(if ended {
                     Read::End(passed)
                 } else {
@@ -369,7 +451,39 @@ impl Reader {
                 });
             }
         };
+        let end = from + end as u64;
         self.take_start(content, (epoch, form), target, end)
+    }
+
+    /// Where the record ends that goes on at `start` of these bytes.
+    fn record_end(&self, form: Form, bytes: &[u8], start: usize, from: u64) -> Found {
+        let first = form.line_end(bytes, start, from);
+        let Some(multiline) = &self.multiline else {
+            return first.map_or(Found::Within(bytes.len()), |line| Found::End(line.next));
+        };
+        let mut at = start;
+        if !form.ends_line(&bytes[..start]) {
+            let Some(line) = first else {
+                return Found::Within(bytes.len());
+            };
+            at = line.next;
+        }
+        let mut text = Vec::new();
+        while let Some(line) = form.line_end(bytes, at, from) {
+            if multiline.begins(form.text(&bytes[at..line.newline], &mut text)) {
+                return Found::End(at);
+            }
+            at = line.next;
+        }
+        // A line that is longer than a read is judged by its start.
+        let is_long = bytes.len() - at >= READ_BYTES;
+        if is_long && multiline.begins(form.text(&bytes[at..], &mut text)) {
+            Found::End(at)
+        } else if is_long {
+            Found::Within(bytes.len())
+        } else {
+            Found::Lines(at)
+        }
     }
 
     /// Takes the start of a line that is longer than the limit and ends before the byte `end`, or
@@ -444,14 +558,30 @@ impl Reader {
         let unterminated = filled.end - filled.back - filled.whole;
         let bytes_max = filled.form.bytes_of(self.line_bytes_max);
         let is_split = self.long_lines == LongLines::Split;
+        let bytes = &self.buffer[..filled.end];
+        let mut pending = false;
         let take = if filled.whole == 0 && is_split && unterminated >= bytes_max {
             Take::Piece
         } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
             Take::All
+        } else if let Some(multiline) = &self.multiline
+            && let Some(last) = filled.form.last_line_end(bytes, filled.back, filled.from)
+            && filled.ended
+        {
+            pending = !multiline.is_over(epoch, target.now);
+            Take::Lines(if pending {
+                filled.whole
+            } else {
+                last.next - filled.back
+            })
         } else {
             Take::Lines(filled.whole)
         };
-        self.cut(content, (filled, take), epoch, target)
+        let mut read = self.cut(content, (filled, take), epoch, target);
+        if let Read::End(taken) = &mut read {
+            taken.pending = pending;
+        }
+        read
     }
 
     fn cut(
@@ -469,6 +599,7 @@ impl Reader {
             from: filled.from,
             back: filled.back,
             form: filled.form,
+            multiline: self.multiline.as_ref(),
             text,
             left_out: filled.left_out,
             holes: Holes::of(content),
@@ -526,5 +657,8 @@ fn see_size(
     epoch.saw_size(size, now);
     Ok(None)
 }
+
+/// UTF-16's.
+const NEWLINE_BYTES_MAX: usize = 2;
 
 const BUFFER_BYTES: usize = READ_BYTES + HEAD_BYTES;

@@ -14,6 +14,7 @@ use super::audit::{Ending, Why};
 use super::content::Content;
 use super::discovery::next_number;
 use super::lineage::{Epoch, Life, Lineage};
+use super::multiline::Join;
 use super::reader::{LastLine, Read, Taken, Target};
 use super::{EpochId, FileSource, Progress};
 use crate::limits::{HOLD_MAX, LATE, QUIET};
@@ -158,7 +159,19 @@ impl FileSource {
             self.attention.insert(id.lineage);
             return Progress::None;
         };
-        let read = self.read_epoch(id, last_line, out);
+        let joined = match last_line {
+            LastLine::Take => self.join(id, out),
+            LastLine::Wait => Ok(Join::Alone),
+        };
+        let read = match joined {
+            Ok(Join::Wait) => {
+                self.attention.insert(id.lineage);
+                return Progress::None;
+            }
+            Ok(Join::Read(read)) => Ok(read),
+            Ok(Join::Alone) => self.read_epoch(id, last_line, out),
+            Err(error) => Err(error),
+        };
         let is_end = matches!(read, Ok(Read::End(_)));
         let progress = self.after_read(id, read, out);
         if !is_end {

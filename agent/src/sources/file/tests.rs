@@ -4,6 +4,7 @@ mod audit;
 mod decompressed;
 mod edges;
 mod encoding;
+mod multiline;
 mod reading;
 mod waiting;
 
