@@ -424,6 +424,15 @@ impl Durable {
     }
 }
 
+/// How many descriptors of this process lead to files of a directory.
+pub(crate) fn open_below(dir: &Path) -> usize {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets
+        .filter(|target| target.starts_with(dir) && target != dir)
+        .count()
+}
+
 /// While it lives, this thread has no rights but those of user `nobody`, and can take its own back.
 struct Nobody;
 

@@ -79,3 +79,34 @@ fn a_file_that_is_copied_and_truncated_loses_nothing() -> Result<()> {
 fn files_with_new_names_are_found() -> Result<()> {
     rotates_live(Rotation::Create, 1_000)
 }
+
+#[test]
+fn fifty_kills_while_a_million_lines_are_read_lose_double_and_reorder_nothing() -> Result<()> {
+    let world = World::new()?;
+    let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+    let options = AgentOptions::tailing(&[world.path("logs/app*.log")]);
+    let mut agent = Agent::start(&world, "agent", &options, &aggregator)?;
+    let plan = Plan {
+        // About as fast as an agent reads that is killed four times a second.
+        rate: 100_000,
+        lines: Some(1_000_000),
+        padding: 20,
+        ..plan_in(&world)
+    };
+    let writer = WriterProcess::start(&plan)?;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..50 {
+        // The moment is the fault: it is chosen, not waited for.
+        std::thread::sleep(Duration::from_millis(random.u64(1..500)));
+        agent.process()?.expect_running()?;
+        agent.kill()?;
+        agent.restart()?;
+    }
+    let written = writer.finish()?;
+    let reader = Reader::new(aggregator.http, aggregator.token_file(), "logs");
+    let verdict = reader.judge(&written, DRAIN_MAX)?;
+    ensure!(verdict.is_clean(), "seed {seed}: {verdict}");
+    ensure!(verdict.written_lines == 1_000_000, "{verdict}");
+    agent.terminate()
+}

@@ -34,7 +34,7 @@ pub(crate) struct Options {
 }
 
 /// Lines of this long are dropped from the figures: connections and caches are cold.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The promised rate.
 const CALM_RATE: u64 = 1_000;
@@ -94,8 +94,14 @@ fn at_rate(rate: u64, duration: Duration) -> Result<Vec<Duration>> {
     let lines = rate * (duration + WARM_UP).as_secs();
     let is_over = Arc::new(AtomicBool::new(false));
     let consumer = {
-        let (api, is_over) = (stage.aggregator.api(), Arc::clone(&is_over));
-        std::thread::spawn(move || consume(&api, epoch, lines, &is_over))
+        let consumer = Consumer {
+            api: stage.aggregator.api(),
+            epoch,
+            from: 1,
+            lines,
+        };
+        let is_over = Arc::clone(&is_over);
+        std::thread::spawn(move || consumer.consume(&is_over))
     };
     let written = write_by_the_clock(&path, epoch, rate, lines);
     if written.is_err() {
@@ -134,46 +140,56 @@ fn write_by_the_clock(path: &Path, epoch: Instant, rate: u64, lines: u64) -> Res
     Ok(())
 }
 
-/// Long-polls until all lines were seen; the latencies of those after the warm-up.
-fn consume(api: &Api, epoch: Instant, lines: u64, is_over: &AtomicBool) -> Result<Vec<Duration>> {
-    let mut decompressor = Decompressor::new();
-    let mut latencies = Vec::with_capacity(usize::try_from(lines)?);
-    let (mut from, mut seen) = (1, 0);
-    while seen < lines && !is_over.load(Ordering::Relaxed) {
-        let (batches, next) = api.batches(
-            "logs",
-            0,
-            Fetch {
+/// Who takes lines as they become durable.
+pub(crate) struct Consumer {
+    pub(crate) api: Api,
+    /// The moment that lines count from.
+    pub(crate) epoch: Instant,
+    /// The first offset that is his.
+    pub(crate) from: u64,
+    /// How many lines.
+    pub(crate) lines: u64,
+}
+
+impl Consumer {
+    /// Long-polls until all lines were seen; the latencies of those after the warm-up.
+    pub(crate) fn consume(&self, is_over: &AtomicBool) -> Result<Vec<Duration>> {
+        let mut decompressor = Decompressor::new();
+        let mut latencies = Vec::with_capacity(usize::try_from(self.lines)?);
+        let (mut from, mut seen) = (self.from, 0);
+        while seen < self.lines && !is_over.load(Ordering::Relaxed) {
+            let fetch = Fetch {
                 from,
                 bytes_max: 4 << 20,
                 wait_ms: 1_000,
-            },
-        )?;
-        let now = epoch.elapsed();
-        from = next;
-        let mut rest: &[u8] = &batches;
-        while !rest.is_empty() {
-            let (_, batch, after) = split_first(rest)?;
-            for record in decompressor.records(batch)? {
-                let value = record?.value.context("a line without a value")?;
-                let due = std::str::from_utf8(value)?
-                    .split(' ')
-                    .next()
-                    .context("an empty line")?;
-                let due = Duration::from_nanos(due.parse()?);
-                seen += 1;
-                if due >= WARM_UP {
-                    latencies.push(now.saturating_sub(due));
+            };
+            let (batches, next) = self.api.batches("logs", 0, fetch)?;
+            let now = self.epoch.elapsed();
+            from = next;
+            let mut rest: &[u8] = &batches;
+            while !rest.is_empty() {
+                let (_, batch, after) = split_first(rest)?;
+                for record in decompressor.records(batch)? {
+                    let value = record?.value.context("a line without a value")?;
+                    let due = std::str::from_utf8(value)?
+                        .split(' ')
+                        .next()
+                        .context("an empty line")?;
+                    let due = Duration::from_nanos(due.parse()?);
+                    seen += 1;
+                    if due >= WARM_UP {
+                        latencies.push(now.saturating_sub(due));
+                    }
                 }
+                rest = after;
             }
-            rest = after;
         }
+        Ok(latencies)
     }
-    Ok(latencies)
 }
 
 /// The value that this share of the sorted values does not exceed.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

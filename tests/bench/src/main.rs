@@ -6,7 +6,6 @@
 
 mod append;
 mod baseline;
-mod files;
 mod fuzz;
 mod hunt;
 mod input;
@@ -15,6 +14,7 @@ mod report;
 mod restart;
 mod ship;
 mod stage;
+mod tail;
 
 use clap::{Parser, Subcommand};
 
@@ -42,8 +42,8 @@ enum Command {
     Latency(latency::Options),
     /// An agent started on a large spool: time until it is ready, memory
     Restart(restart::Options),
-    /// Many files, each with a few lines now and then or none: what a quiet host pays
-    Files(files::Options),
+    /// Following files: at full speed, many of them, quiet ones, rotated ones
+    Tail(tail::Options),
     /// Kills either side at random moments and accounts for every line
     Chaos(hunt::ChaosOptions),
     /// Kills either side at each file-changing system call and accounts for every line
@@ -59,7 +59,7 @@ Examples:
   cargo run --release -p weir-bench -- ship
   cargo run --release -p weir-bench -- ship --input json --mib 1024 --json
   cargo run --release -p weir-bench -- latency --rate 1000 --seconds 30
-  cargo run --release -p weir-bench -- files --count 20000 --rate 0
+  cargo run --release -p weir-bench -- tail a c --idle 50000
   cargo run --release -p weir-bench -- chaos --kills 200
   cargo run --release -p weir-bench -- sweep --kills-each 100
   cargo run --release -p weir-bench -- tail-fuzz --scripts 100000
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
         Command::Append(options) => append::run(&options),
         Command::Latency(options) => latency::run(&options),
         Command::Restart(options) => restart::run(&options),
-        Command::Files(options) => files::run(&options),
+        Command::Tail(options) => tail::run(&options),
         Command::Chaos(options) => hunt::chaos(&options),
         Command::Sweep(options) => hunt::sweep(&options),
         Command::TailFuzz(options) => Ok(fuzz::run(&options)),

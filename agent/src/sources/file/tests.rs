@@ -6,6 +6,7 @@ mod edges;
 mod encoding;
 mod multiline;
 mod reading;
+mod restarts;
 mod waiting;
 
 use std::io::Write;

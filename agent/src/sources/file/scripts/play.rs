@@ -13,7 +13,7 @@ use commitlog::storage::faulty::FaultyDisk;
 use super::model::{Kind, LifeId, Model, Written};
 use super::plan::{During, LOGS, Log, Plan, Rotated, Setting, SpoolSize, Step, User};
 use crate::limits::{LATE, QUIET, RECONCILE_EVERY};
-use crate::testing::{Durable, World};
+use crate::testing::{Durable, World, open_below};
 
 /// One log, as its writers see it.
 #[derive(Default)]
@@ -544,15 +544,6 @@ impl Stage {
         }
         Ok(())
     }
-}
-
-/// How many descriptors of this process lead to files of a directory.
-fn open_below(dir: &Path) -> usize {
-    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
-    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    targets
-        .filter(|target| target.starts_with(dir) && target != dir)
-        .count()
 }
 
 fn is_root() -> bool {
