@@ -4,6 +4,7 @@
 //! A rule's table stands at the top of its file. An exception is an entry there with its reason.
 
 mod arrows;
+mod claims;
 mod dependencies;
 mod documents;
 mod invariants;
