@@ -167,6 +167,10 @@ impl Account {
 
     /// Waits until all that was written is durable, once and in order.
     fn await_all(&mut self, stage: &Stage) -> Result<()> {
+        if self.came == 0 {
+            // The topic comes with the first of them.
+            stage.await_durable(self.written)?;
+        }
         let deadline = Instant::now() + MEASURE_MAX;
         while self.came < self.written {
             ensure!(

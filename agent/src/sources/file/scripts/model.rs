@@ -38,6 +38,8 @@ struct Life {
     home: Home,
     /// It lies in a copy of the file that it was written to.
     is_copy: bool,
+    /// The copy is compressed: it is the agent's as far as it knows what was compressed.
+    is_compressed: bool,
     known: Known,
     /// The running agent holds a descriptor.
     is_held: bool,
@@ -151,6 +153,7 @@ impl Model {
             log,
             home: Home::Named(name.to_owned()),
             is_copy: false,
+            is_compressed: false,
             known: Known::Nothing,
             is_held: false,
             bytes: 0,
@@ -264,6 +267,17 @@ impl Model {
         self.begin(log, name, now)
     }
 
+    /// A file was compressed, and deleted.
+    pub(super) fn gzipped(&mut self, from: &str, to: &str, now: Duration) {
+        if let Some(id) = self.life_at(from) {
+            let life = &mut self.lives[id.0];
+            life.home = Home::Named(to.to_owned());
+            life.is_copy = true;
+            life.is_compressed = true;
+            self.reassess(now);
+        }
+    }
+
     /// What was written after the copy of the file was made is nowhere.
     pub(super) fn raced(&mut self, values: &[String]) {
         for value in values {
@@ -344,6 +358,7 @@ impl Model {
     pub(super) fn came(&mut self, source: usize, path: &str, value: &[u8]) -> Result<(), String> {
         let shown = String::from_utf8_lossy(value);
         let Some(&at) = self.by_value.get(shown.as_ref()) else {
+            let shown: String = shown.chars().take(80).collect();
             return Err(format!("{path}: nobody wrote {shown:?}"));
         };
         let text = &mut self.texts[at];
@@ -408,6 +423,9 @@ impl Model {
         let Home::Named(name) = &self.lives[id.0].home else {
             return false;
         };
+        if self.lives[id.0].is_compressed {
+            return false;
+        }
         name.strip_suffix(".log").is_some() || self.rotated == Rotated::InsidePattern
     }
 

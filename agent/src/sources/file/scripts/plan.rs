@@ -102,6 +102,8 @@ pub(super) enum Step {
     /// A rotated file gets its next name.
     MoveRotated(usize),
     DeleteRotated(usize),
+    /// A rotated file is compressed, and deleted.
+    GzipRotated(usize),
     /// Nobody but root can open the file while something else happens.
     Unreadable {
         log: Log,
@@ -183,7 +185,9 @@ impl Step {
             },
             33 => Step::Rewrite { log, lines },
             34 => Step::Replace { log, lines },
-            35 | 36 => Step::MoveRotated(chance.below(8)),
+            35 => Step::MoveRotated(chance.below(8)),
+            36 if GZIP => Step::GzipRotated(chance.below(8)),
+            36 => Step::MoveRotated(chance.below(8)),
             37 => Step::DeleteRotated(chance.below(8)),
             38 => Step::Unreadable {
                 log,
@@ -250,6 +254,9 @@ impl Chance {
         &from[self.below(from.len())]
     }
 }
+
+/// Whether rotated files are compressed: on once the agent goes on in compressed copies.
+const GZIP: bool = false;
 
 /// Steps of a script beyond the first few, at most.
 const STEPS_MORE: u64 = 30;

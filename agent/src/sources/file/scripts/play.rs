@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commitlog::storage::faulty::FaultyDisk;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::model::{Kind, LifeId, Model, Written};
 use super::plan::{During, LOGS, Log, Plan, Rotated, Setting, SpoolSize, Step, User};
@@ -111,6 +113,7 @@ impl Stage {
             Step::Replace { log, lines } => self.replace(log, lines),
             Step::MoveRotated(which) => self.move_rotated(which),
             Step::DeleteRotated(which) => self.delete_rotated(which),
+            Step::GzipRotated(which) => self.gzip_rotated(which),
             Step::Unreadable { log, during } => return self.while_unreadable(log, during),
             Step::Turns(turns) => return self.turns(turns),
             Step::Work(ms) => return self.work(Duration::from_millis(ms), STEP),
@@ -387,6 +390,22 @@ impl Stage {
         let (_, name) = self.rotated.remove(at);
         self.world.remove(&name);
         self.model.deleted(&name, self.world.time());
+    }
+
+    fn gzip_rotated(&mut self, which: usize) {
+        if self.rotated.is_empty() {
+            return;
+        }
+        let at = which % self.rotated.len();
+        let (_, from) = self.rotated.remove(at);
+        let to = format!("{from}.gz");
+        let plain = fs::read(self.world.path(&from)).unwrap();
+        let file = File::create(self.world.path(&to)).unwrap();
+        let mut encoder = GzEncoder::new(file, Compression::fast());
+        encoder.write_all(&plain).unwrap();
+        encoder.finish().unwrap();
+        self.world.remove(&from);
+        self.model.gzipped(&from, &to, self.world.time());
     }
 
     fn while_unreadable(&mut self, log: Log, during: During) -> Result<(), String> {
