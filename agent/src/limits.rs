@@ -275,6 +275,23 @@ pub const COPY_GRACE: Duration = Duration::from_secs(5);
 /// Epochs of a source that ended last and can still be asked for. A path may have 4 KiB.
 pub const CLOSED_EPOCHS_MAX: usize = 64;
 
+/// A compressed file that has not changed for this long is taken to be complete, and looked through.
+/// Where nobody has it open for writing it need not wait.
+pub const COMPRESSED_QUIET: Duration = Duration::from_secs(1);
+
+/// A compressed stream that ends early and has not changed for this long is said to be unfinished. It is
+/// looked at again when it changes.
+pub const COMPRESSED_UNFINISHED: Duration = Duration::from_secs(30);
+
+/// Compressed files that are asked in one turn whether they are quiet: each costs a few system calls.
+pub const VETTINGS_MAX: usize = 32;
+
+/// Compressed files that are remembered as nobody's copies. Past it they are looked through once more.
+pub const REFUSED_MAX: usize = 1024;
+
+/// Directories in which the copy of a truncated file is looked for: its own, and watched ones near it.
+pub const COPY_DIRECTORIES_MAX: usize = 16;
+
 /// A rotated file that goes on being written holds its successor up for at most this long: then both
 /// are read, each in its order.
 pub const HOLD_MAX: Duration = Duration::from_mins(1);

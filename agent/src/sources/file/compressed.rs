@@ -58,6 +58,8 @@ pub(super) struct Compressed {
     /// The content's byte that the window begins with.
     window_from: u64,
     end: Option<End>,
+    /// How long the content is, once it was decompressed to its end.
+    length: Option<u64>,
 }
 
 /// How the content ends.
@@ -90,6 +92,7 @@ impl Compressed {
             window: VecDeque::new(),
             window_from: 0,
             end: None,
+            length: None,
         }
     }
 
@@ -104,6 +107,16 @@ impl Compressed {
     /// How the content ends, once that is known.
     pub(super) fn end(&self) -> Option<&End> {
         self.end.as_ref()
+    }
+
+    /// How long the content is, or as far as it is known.
+    pub(super) fn length(&self) -> u64 {
+        self.length.unwrap_or_else(|| self.decoded())
+    }
+
+    /// The content was decompressed to its end before.
+    pub(super) fn set_length(&mut self, length: u64) {
+        self.length = Some(length);
     }
 
     /// How far it is decompressed.
@@ -216,6 +229,7 @@ impl Compressed {
         let error = match read {
             Ok(0) => {
                 self.end = Some(End::Whole);
+                self.length = Some(self.decoded());
                 return Ok(Step::Ended);
             }
             Ok(read) => {
@@ -361,4 +375,4 @@ impl Read for Input {
 }
 
 /// Bytes decompressed at once.
-const STEP_BYTES: usize = 32 * 1024;
+const STEP_BYTES: usize = 16 * 1024;

@@ -49,11 +49,11 @@ impl Content {
         }
     }
 
-    /// How long it is at present, or as far as it was decompressed yet.
+    /// How long it is at present, or as far as that is known.
     pub(super) fn length(&self) -> io::Result<u64> {
         match self {
             Content::Plain(file) => Ok(file.metadata()?.len()),
-            Content::Compressed(compressed) => Ok(compressed.decoded()),
+            Content::Compressed(compressed) => Ok(compressed.length()),
         }
     }
 

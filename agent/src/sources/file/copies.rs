@@ -11,20 +11,21 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::position::{FileKey, Guard};
 
 use super::audit::{Ending, Why};
-use super::content::read_at;
+use super::content::{Content, read_at};
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
-use super::pattern::is_rotation_of;
+use super::pattern::{is_rotation_of, without_codec};
 
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
-use crate::limits::COPY_GRACE;
+use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE};
 use crate::pipeline::Outlet;
 
 /// A file that may be a copy in the making.
@@ -40,10 +41,30 @@ pub(super) struct Suspect {
 
 /// What a copy must have.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    offset: u64,
-    head: Guard,
-    tail: Guard,
+pub(super) struct Sample {
+    pub(super) offset: u64,
+    pub(super) head: Guard,
+    pub(super) tail: Guard,
+}
+
+/// A file that is an epoch's copy.
+pub(super) struct Copy {
+    pub(super) key: FileKey,
+    pub(super) directory: usize,
+    pub(super) name: OsString,
+    /// How much it holds.
+    pub(super) size: u64,
+    pub(super) content: Content,
+}
+
+impl Sample {
+    pub(super) fn of(epoch: &Epoch) -> Sample {
+        Sample {
+            offset: epoch.offset,
+            head: epoch.head,
+            tail: epoch.tail,
+        }
+    }
 }
 
 /// What a file is to a truncated epoch.
@@ -69,53 +90,82 @@ impl FileSource {
         let Life::Truncated(since) = epoch.life else {
             return;
         };
-        let sample = Sample {
-            offset: epoch.offset,
-            head: epoch.head,
-            tail: epoch.tail,
-        };
+        let sample = Sample::of(epoch);
         let has_unread = epoch.size_seen > epoch.offset;
         let mut short = None;
-        for candidate in self.siblings(directory, &name) {
+        for (directory, candidate) in self.siblings(directory, &name) {
             let path = self.directories[directory].path.join(&candidate);
             let Ok(Some(opened)) = self.open(&path) else {
                 continue;
             };
-            if self.known.contains_key(&opened.key) {
+            let is_known = self.known.contains_key(&opened.key);
+            if is_known || self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
                 continue;
             }
-            match self.likeness(sample, &opened) {
-                Likeness::Copy => return self.absorb(id, &candidate, opened, out),
-                Likeness::ShortCopy => short = Some((candidate, opened)),
+            let likeness = self.likeness(sample, &opened);
+            let copy = Copy {
+                key: opened.key,
+                directory,
+                name: candidate,
+                size: opened.size,
+                content: opened.file.into(),
+            };
+            match likeness {
+                Likeness::Copy => return self.absorb(id, copy, out),
+                Likeness::ShortCopy => short = Some(copy),
                 Likeness::None => {}
             }
         }
-        if let Some((candidate, opened)) = short {
-            return self.absorb(id, &candidate, opened, out);
+        if let Some(copy) = short {
+            return self.absorb(id, copy, out);
         }
         let waited = out.now().monotonic.saturating_sub(since);
-        if !has_unread || waited >= COPY_GRACE {
+        if (!has_unread || waited >= COPY_GRACE) && !self.may_be_vetted_for(id) {
             self.give_up(id, out);
         }
     }
 
-    /// Names in the same directory that a rotation could have given to a copy, the one that changed
-    /// last first: guards over a few bytes can fit several.
-    fn siblings(&self, directory: usize, name: &OsStr) -> Vec<OsString> {
-        let Ok(entries) = std::fs::read_dir(&self.directories[directory].path) else {
-            return Vec::new();
-        };
-        let mut names: Vec<((i64, i64), OsString)> = entries
-            .flatten()
-            .filter(|entry| is_rotation_of(name, &entry.file_name()))
-            .filter_map(|entry| {
-                let metadata = entry.metadata().ok()?;
-                let changed = (metadata.ctime(), metadata.ctime_nsec());
-                Some((changed, entry.file_name()))
-            })
-            .collect();
+    /// Names that a rotation could have given to a copy, in the same directory or a watched one near
+    /// it, the one that changed last first: guards over a few bytes can fit several.
+    fn siblings(&self, directory: usize, name: &OsStr) -> Vec<(usize, OsString)> {
+        let mut names: Vec<((i64, i64), usize, OsString)> = Vec::new();
+        for near in self.directories_near(directory) {
+            let Ok(entries) = std::fs::read_dir(&self.directories[near].path) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let other = entry.file_name();
+                let plain = without_codec(&other);
+                let is_same_elsewhere = near != directory && plain == name;
+                let is_compressed = plain == name && plain.len() < other.len();
+                if !is_same_elsewhere && !is_compressed && !is_rotation_of(name, plain) {
+                    continue;
+                }
+                if let Ok(metadata) = entry.metadata() {
+                    names.push(((metadata.ctime(), metadata.ctime_nsec()), near, other));
+                }
+            }
+        }
         names.sort_by(|a, b| b.cmp(a));
-        names.into_iter().map(|(_, name)| name).collect()
+        names
+            .into_iter()
+            .map(|(_, near, name)| (near, name))
+            .collect()
+    }
+
+    /// The directory, and the watched ones above, below and beside it.
+    fn directories_near(&self, directory: usize) -> Vec<usize> {
+        let own = self.directories[directory].path.as_path();
+        let is_near = |path: &Path| {
+            let above = path.parent();
+            above == Some(own) || Some(path) == own.parent() || above == own.parent()
+        };
+        let paths = self.directories.iter().map(|it| it.path.as_path());
+        let near = paths
+            .enumerate()
+            .filter(|(at, path)| *at != directory && is_near(path));
+        let near = near.map(|(at, _)| at).take(COPY_DIRECTORIES_MAX - 1);
+        std::iter::once(directory).chain(near).collect()
     }
 
     fn likeness(&self, sample: Sample, candidate: &Opened) -> Likeness {
@@ -139,15 +189,9 @@ impl FileSource {
     }
 
     /// Goes on with a truncated epoch in its copy.
-    fn absorb(&mut self, id: EpochId, name: &OsStr, copy: Opened, out: &mut Outlet<'_>) {
+    pub(super) fn absorb(&mut self, id: EpochId, copy: Copy, out: &mut Outlet<'_>) {
         let now = out.now();
-        let Some(directory) = self.lineages[id.lineage]
-            .as_ref()
-            .map(|held| held.directory)
-        else {
-            return;
-        };
-        let path = self.directories[directory].path.join(name);
+        let path = self.directories[copy.directory].path.join(&copy.name);
         tracing::info!(source = self.config.name, copy = %path.display(),
             "truncated file goes on in its copy");
         let Some(lineage) = &mut self.lineages[id.lineage] else {
@@ -161,7 +205,8 @@ impl FileSource {
         let cut = epoch.size_seen.saturating_sub(copy.size.max(epoch.offset));
         epoch.account.cut += cut;
         self.audit.unread(&original, cut, epoch.cut_by, out);
-        epoch.key = copy.key;
+        let old = std::mem::replace(&mut epoch.key, copy.key);
+        epoch.codec = copy.content.codec();
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;
         // A copy that ends before what was read has nothing new, and its offset is not the epoch's.
@@ -170,13 +215,17 @@ impl FileSource {
             Life::Finished(now.monotonic)
         } else {
             epoch.size_seen = copy.size;
-            epoch.content = Some(copy.file.into());
+            epoch.content = Some(copy.content);
             Life::Detached(now.monotonic)
         };
+        if self.known.get(&old) == Some(&id) {
+            self.known.remove(&old);
+        }
         self.known.insert(copy.key, id);
         self.suspects.retain(|suspect| suspect.key != copy.key);
-        if self.is_meant(directory, name) {
-            let alias = self.lineage(directory, name);
+        self.attention.insert(id.lineage);
+        if self.is_meant(copy.directory, &copy.name) {
+            let alias = self.lineage(copy.directory, &copy.name);
             self.become_alias(alias, copy.key, now);
         }
         self.note(id, out);
@@ -213,13 +262,16 @@ impl FileSource {
     pub(super) fn remove_epoch(
         &mut self,
         id: EpochId,
-    ) -> Option<(model::position::LineageId, std::path::PathBuf, Epoch)> {
+    ) -> Option<(model::position::LineageId, PathBuf, Epoch)> {
         let lineage = self.lineages[id.lineage].as_mut()?;
         let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
         let at = numbers.position(|number| number == id.number)?;
         let epoch = lineage.epochs.remove(at)?;
-        if self.known.get(&epoch.key) == Some(&id) {
-            self.known.remove(&epoch.key);
+        let copy = epoch.copy.as_ref().map(|(key, ..)| *key);
+        for key in copy.into_iter().chain([epoch.key]) {
+            if self.known.get(&key) == Some(&id) {
+                self.known.remove(&key);
+            }
         }
         Some((lineage.id, lineage.path.clone(), epoch))
     }

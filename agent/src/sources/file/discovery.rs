@@ -12,9 +12,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use model::position::FileKey;
+use model::position::{Codec, FileKey};
 
 use super::audit::Why;
+use super::content::Content;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::pattern::Visit;
 use super::reader::Reader;
@@ -31,6 +32,7 @@ pub(super) struct Opened {
     pub(super) size: u64,
     /// Where reading begins if it was never met.
     pub(super) from: u64,
+    pub(super) codec: Codec,
 }
 
 impl FileSource {
@@ -92,6 +94,11 @@ impl FileSource {
         };
         lineage.met = true;
         let metadata = fs::metadata(dir.join(name));
+        let inode = metadata.as_ref().map(MetadataExt::ino).ok();
+        let mut done = lineage.epochs.iter().filter(|it| it.is_finished());
+        if done.any(|it| it.is_own_compressed() && Some(it.key.inode) == inode) {
+            return;
+        }
         let named = lineage.named();
         if let (Ok(metadata), Some(epoch)) = (metadata, named)
             && metadata.ino() == epoch.key.inode
@@ -188,6 +195,7 @@ impl FileSource {
             key,
             size: metadata.len(),
             from: 0,
+            codec: Codec::None,
         }))
     }
 
@@ -212,7 +220,15 @@ impl FileSource {
 
     /// A path names a file that was never met. Where it is begun is settled now, also when it may be a
     /// copy and is not begun yet.
-    fn found_new(
+    fn found_new(&mut self, directory: usize, name: &OsStr, opened: Opened, out: &mut Outlet<'_>) {
+        if self.is_to_be_vetted(directory, name, &opened, out.now()) {
+            return;
+        }
+        self.found_plain(directory, name, opened, out);
+    }
+
+    /// The same, and it is not compressed.
+    pub(super) fn found_plain(
         &mut self,
         directory: usize,
         name: &OsStr,
@@ -255,10 +271,13 @@ impl FileSource {
         lineage.met = true;
         lineage.alias_of = None;
         if let Some(epoch) = lineage.epoch(id.number) {
+            if epoch.codec != Codec::None && epoch.is_finished() {
+                return;
+            }
             epoch.life = Life::Named;
             epoch.place = None;
             if epoch.content.is_none() {
-                epoch.content = Some(opened.file.into());
+                epoch.content = Some(Content::new(opened.file, epoch.codec));
                 self.opened(id, now);
             }
         }
@@ -271,7 +290,9 @@ impl FileSource {
             if epoch.life != Life::Named {
                 epoch.place = Some(path);
             }
-            if epoch.is_finished() && opened.size != epoch.offset {
+            // The size of a compressed copy says nothing.
+            let is_itself = epoch.codec == Codec::None && epoch.key == opened.key;
+            if epoch.is_finished() && is_itself && opened.size != epoch.offset {
                 epoch.content = Some(opened.file.into());
                 epoch.life = Life::Finished(now.monotonic);
                 self.attention.insert(id.lineage);
@@ -322,8 +343,11 @@ impl FileSource {
         lineage.alias_of = None;
         let path = lineage.path.clone();
         let number = next_number(lineage.last_epoch, now);
-        let mut epoch = Epoch::new(number, opened.key, opened.file.into(), now.monotonic);
-        epoch.saw_size(opened.size, now.monotonic);
+        let content = Content::new(opened.file, opened.codec);
+        let mut epoch = Epoch::new(number, opened.key, content, now.monotonic);
+        if opened.codec == Codec::None {
+            epoch.saw_size(opened.size, now.monotonic);
+        }
         if opened.from > 0
             && let Err(error) = self.reader.skip(&mut epoch, opened.from)
         {
@@ -436,6 +460,8 @@ impl FileSource {
 
     /// Forgets finished files that no path names any more, and lineages that have no others.
     fn forget_gone(&mut self, out: &mut Outlet<'_>) {
+        self.take_over_copies(out);
+        let awaited = self.awaited_by_vetting();
         let aliased: HashSet<FileKey> = self
             .lineages
             .iter()
@@ -447,8 +473,16 @@ impl FileSource {
             let Some(lineage) = lineage else {
                 continue;
             };
+            let is_met = lineage.met;
             let is_gone = |epoch: &Epoch| {
-                epoch.is_finished() && epoch.content.is_none() && !aliased.contains(&epoch.key)
+                epoch.is_finished()
+                    && epoch.content.is_none()
+                    && !aliased.contains(&epoch.key)
+                    && !(is_met && epoch.is_own_compressed())
+                    && !awaited.contains(&EpochId {
+                        lineage: index,
+                        number: epoch.number,
+                    })
             };
             let known = &mut self.known;
             let id = lineage.id;
@@ -495,7 +529,7 @@ impl FileSource {
             Ok(Some((place, opened))) => {
                 if let Some(epoch) = self.epoch(id) {
                     epoch.place = (place != path).then_some(place);
-                    epoch.content = Some(opened.file.into());
+                    epoch.content = Some(Content::new(opened.file, epoch.codec));
                 }
                 self.opened(id, out.now());
             }

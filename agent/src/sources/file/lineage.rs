@@ -80,6 +80,8 @@ pub(super) struct Epoch {
     /// When it was last seen to grow.
     pub(super) grown_at: Duration,
     pub(super) life: Life,
+    /// A compressed copy of it that was met. It takes the file's place when that is gone.
+    pub(super) copy: Option<(FileKey, Codec, PathBuf)>,
     /// Where the inode was seen last, when that is not the lineage's path.
     pub(super) place: Option<PathBuf>,
     /// What was told of its bytes.
@@ -193,10 +195,16 @@ impl Epoch {
             size_seen: 0,
             grown_at: now,
             life: Life::Named,
+            copy: None,
             place: None,
             account: Account::default(),
             cut_by: Why::Truncated,
         }
+    }
+
+    /// Whether it is a compressed file under its own path, and no other file's copy.
+    pub(super) fn is_own_compressed(&self) -> bool {
+        self.codec != Codec::None && self.place.is_none()
     }
 
     pub(super) fn is_finished(&self) -> bool {

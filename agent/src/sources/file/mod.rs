@@ -11,6 +11,7 @@
 //! | `discovery.rs` | what the paths name now, and what that means |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
+//! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
 //! | `resume.rs` | where the last run left off |
 //! | `reader.rs` | bytes to records |
 //! | `audit.rs` | what became of every byte |
@@ -35,6 +36,7 @@ pub(crate) mod pattern;
 mod reader;
 mod resume;
 mod rotation;
+mod vetting;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -65,6 +67,7 @@ use lineage::{Lineage, Stream};
 use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
+use vetting::Vettings;
 use watch::{Hint, Spot, Watch};
 
 /// What a file source follows, and how.
@@ -132,6 +135,7 @@ pub struct FileSource {
     /// What was read of files that the patterns no longer mean.
     aside: HashMap<FileKey, Position>,
     suspects: Vec<Suspect>,
+    vettings: Vettings,
     /// Lineages that may have something to read.
     ready: VecDeque<usize>,
     /// Paths to look at: directory and name.
@@ -215,6 +219,7 @@ impl FileSource {
             known: HashMap::new(),
             aside: HashMap::new(),
             suspects: Vec::new(),
+            vettings: Vettings::default(),
             ready: VecDeque::new(),
             looks: BTreeSet::new(),
             moves: Vec::new(),
@@ -250,6 +255,7 @@ impl Source for FileSource {
             self.next_attention = now.monotonic + ATTENTION_EVERY;
         }
         self.take_pending(now.monotonic);
+        self.vet(out);
         self.awaited = self.awaited.filter(|notes| !out.spool().is_saved(*notes));
         let blocked = match self.awaited {
             Some(_) => Blocked::Yes,
@@ -386,6 +392,9 @@ impl FileSource {
             lineage: index,
             number,
         };
+        if let Some(progress) = self.approach(id, out) {
+            return progress;
+        }
         let read = self.read_epoch(id, LastLine::Wait, out);
         let is_end = matches!(read, Ok(Read::End(_)));
         let progress = self.after_read(id, read, out);
@@ -483,6 +492,9 @@ impl FileSource {
         }
         if let Some(&(pending, _)) = self.pending.first() {
             at = at.min(pending);
+        }
+        if let Some(vets_at) = self.vets_at() {
+            at = at.min(vets_at.max(now.monotonic));
         }
         if blocked == Blocked::Yes {
             at = at.min(now.monotonic + SPOOL_RETRY);

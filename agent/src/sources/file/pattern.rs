@@ -187,6 +187,14 @@ impl Part {
     }
 }
 
+/// A name without what a compressor adds to it.
+pub(super) fn without_codec(name: &OsStr) -> &OsStr {
+    let name = name.as_bytes();
+    let ends = [&b".gz"[..], b".zst", b".bz2", b".xz"];
+    let plain = ends.iter().find_map(|end| name.strip_suffix(*end));
+    OsStr::from_bytes(plain.unwrap_or(name))
+}
+
 /// Whether `other` could be a rotated copy of `base`: `app.log` is followed by `app.log.1`,
 /// `app.log-20261122`, `app-20261122.log`. A filter: what is such a copy, the guards tell.
 pub(super) fn is_rotation_of(base: &OsStr, other: &OsStr) -> bool {

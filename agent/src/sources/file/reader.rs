@@ -152,6 +152,9 @@ impl Reader {
         let Some(content) = &mut epoch.content else {
             return Ok(Read::NoRoom(Taken::default()));
         };
+        if content.plain().is_none() {
+            return Ok(Read::NoRoom(Taken::default()));
+        }
         let size = content.length()?;
         let mut head = [0; HEAD_BYTES];
         let filled = content.read_at(&mut head, 0)?;

@@ -17,9 +17,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
-use model::position::{Guard, LineageId, Position};
+use model::position::{Codec, Guard, LineageId, Position};
 
 use super::audit::{Account, Ending, Why};
+use super::content::Content;
 use super::discovery::{Opened, is_absent};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life};
@@ -90,6 +91,11 @@ impl FileSource {
         let (Some(position), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
             return Ok(None);
         };
+        if position.codec != Codec::None {
+            (epoch.offset, epoch.head, epoch.tail) =
+                (position.offset, position.head, position.tail);
+            return Ok(self.aside.remove(&epoch.key));
+        }
         let (file, size_seen) = (content.file().try_clone()?, epoch.size_seen);
         if self.reader.is_same(&file, position)? {
             self.reader.restart_at(&file, epoch, position.offset)?;
@@ -145,6 +151,9 @@ impl FileSource {
         (place, opened): (PathBuf, Opened),
         out: &mut Outlet<'_>,
     ) {
+        if position.codec != Codec::None {
+            return self.resume_compressed(id, place, opened, out.now());
+        }
         let now = out.now();
         let same = self.reader.is_same(&opened.file, position);
         let Some(lineage) = &mut self.lineages[id.lineage] else {
@@ -195,16 +204,37 @@ impl FileSource {
         }
     }
 
+    /// The inode is there, and holds what was read of it once it is decompressed: every read looks.
+    fn resume_compressed(&mut self, id: EpochId, place: PathBuf, opened: Opened, now: Now) {
+        self.known.insert(opened.key, id);
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let is_named = place == lineage.path;
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        epoch.place = (!is_named).then_some(place);
+        if epoch.is_finished() {
+            return;
+        }
+        if !is_named {
+            epoch.life = Life::Detached(now.monotonic);
+        }
+        epoch.content = Some(Content::new(opened.file, epoch.codec));
+        self.opened(id, now);
+        self.attention.insert(id.lineage);
+        self.queue(id.lineage);
+    }
+
     /// The inode is gone, or has a newer life. Perhaps a copy is left.
     fn resume_missing(&mut self, id: EpochId, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
         let Some(epoch) = self.epoch(id) else {
             return;
         };
+        // A compressed copy of it may be left.
         if epoch.is_finished() {
-            if let Some((lineage, _, epoch)) = self.remove_epoch(id) {
-                out.spool().forget(lineage, epoch.number);
-            }
             return;
         }
         epoch.life = Life::Truncated(now);
@@ -283,6 +313,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         } else {
             Life::Named
         },
+        copy: None,
         place: None,
         account: Account::default(),
         cut_by: Why::Truncated,

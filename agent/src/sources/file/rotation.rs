@@ -11,6 +11,8 @@ use std::io;
 use std::time::Duration;
 
 use super::audit::{Ending, Why};
+use model::position::Codec;
+
 use super::content::Content;
 use super::discovery::next_number;
 use super::lineage::{Epoch, Life, Lineage};
@@ -144,8 +146,11 @@ impl FileSource {
         let Some(epoch) = self.epoch(id) else {
             return Progress::None;
         };
-        let Life::Detached(since) = epoch.life else {
-            return Progress::None;
+        let since = match epoch.life {
+            Life::Detached(since) => since,
+            // Nobody adds to what is compressed.
+            Life::Named if epoch.codec != Codec::None => now,
+            _ => return Progress::None,
         };
         // Asked before the last read: what was written until then is in it.
         let content = epoch.content.as_ref();
@@ -180,6 +185,10 @@ impl FileSource {
         if let Some(epoch) = self.epoch(id) {
             epoch.life = Life::Finished(now);
         }
+        if let Some(epoch) = self.epoch(id).filter(|it| it.codec != Codec::None) {
+            epoch.content = None;
+            self.close_finished(id, out);
+        }
         self.attention.insert(id.lineage);
         self.note(id, out);
         Progress::Some(1)
@@ -201,6 +210,15 @@ impl FileSource {
         let Some(content) = old.content.take() else {
             return;
         };
+        if old.codec != Codec::None {
+            // It is not what it was taken for, or not whole any more: nobody's next life.
+            old.life = Life::Truncated(now.monotonic);
+            old.cut_by = cut_by;
+            let key = old.key;
+            self.known.remove(&key);
+            self.attention.insert(id.lineage);
+            return self.seek_copy(id, out);
+        }
         let mut next = Epoch::new(number, old.key, content, now.monotonic);
         next.place.clone_from(&old.place);
         next.life = match old.life {

@@ -1,6 +1,7 @@
 //! What becomes of lines under everything that is done to log files. Paths are real, time is not.
 
 mod audit;
+mod compressed;
 mod decompressed;
 mod edges;
 mod encoding;

@@ -67,16 +67,16 @@ fn whole(codec: Codec, bytes: &[u8]) -> (Vec<u8>, Result<(), io::ErrorKind>) {
 
 /// Text that compresses, with numbers that differ.
 pub(super) fn text(length: usize) -> Vec<u8> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     for number in (0u32..).take_while(|number| (*number as usize) < length) {
         if text.len() >= length {
             break;
         }
         let noise = number.wrapping_mul(0x9e37_79b9);
-        text.push_str(&format!("line {number} of a log, {noise:x}\n"));
+        writeln!(text, "line {number} of a log, {noise:x}").unwrap();
     }
     text.truncate(length);
-    text.into_bytes()
+    text
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! Rotated files that are compressed, at whatever moment the agent looks, stops or dies.
+
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+use model::position::Codec;
+
+use super::decompressed::{CODECS, compress, text};
+use super::{expected, numbered};
+use crate::limits::{COMPRESSED_UNFINISHED, COPY_GRACE, LATE, QUIET};
+use crate::sources::file::StartAt;
+use crate::testing::World;
+
+fn suffix(codec: Codec) -> &'static str {
+    match codec {
+        Codec::None => "",
+        Codec::Gzip => ".gz",
+        Codec::Zstd => ".zst",
+        Codec::Bzip2 => ".bz2",
+        Codec::Xz => ".xz",
+    }
+}
+
+/// What `gzip` and its like do, all at once.
+fn compress_file(world: &World, name: &str, codec: Codec) {
+    let content = fs::read(world.path(name)).unwrap();
+    let to = world.path(&format!("{name}{}", suffix(codec)));
+    fs::write(to, compress(codec, &content)).unwrap();
+    world.remove(name);
+}
+
+/// Worlds whose rotated files the pattern means, and does not.
+fn worlds() -> [World; 2] {
+    let mut inside = World::new();
+    inside.config.files = vec![inside.path("*.log*").display().to_string()];
+    [inside, World::new()]
+}
+
+/// These lines came, each once and in order, and all by one path.
+fn only(world: &World, lines: std::ops::Range<u32>) {
+    let found = world.lines();
+    let counts: Vec<(&str, usize)> = found
+        .iter()
+        .map(|(name, lines)| (name.as_str(), lines.len()))
+        .collect();
+    assert_eq!(counts, [("a.log", lines.len())]);
+    assert!(found["a.log"] == expected(lines), "not in order");
+    assert_eq!(world.losses(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_rotated_and_compressed_while_stopped_is_read_on_in_its_copy() {
+    for codec in CODECS {
+        for mut world in worlds() {
+            world.append("a.log", &numbered(0..1000));
+            world.run_for(Duration::from_secs(2));
+            world.stop();
+            world.append("a.log", &numbered(1000..3000));
+            world.rename("a.log", "a.log.1");
+            compress_file(&world, "a.log.1", codec);
+            world.append("a.log", &numbered(3000..3100));
+            world.run_for(COPY_GRACE * 3);
+            only(&world, 0..3100);
+            world.kill();
+            world.append("a.log", &numbered(3100..3200));
+            world.run_for(COPY_GRACE * 3);
+            only(&world, 0..3200);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_which_all_was_read_is_not_read_again_when_it_is_compressed_while_stopped() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..1000));
+        world.run_for(Duration::from_secs(2));
+        world.stop();
+        world.rename("a.log", "a.log.1");
+        compress_file(&world, "a.log.1", Codec::Gzip);
+        world.append("a.log", &numbered(1000..1100));
+        world.run_for(COPY_GRACE * 3);
+        only(&world, 0..1100);
+    }
+}
+
+#[test]
+fn a_file_copied_truncated_and_compressed_while_stopped_is_read_on_in_its_copy() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..100));
+        world.run_for(Duration::from_secs(2));
+        world.kill();
+        world.append("a.log", &numbered(100..300));
+        world.copy_truncate("a.log", "a.log-20261122");
+        compress_file(&world, "a.log-20261122", Codec::Zstd);
+        // Grown again beyond where it was read.
+        world.append("a.log", &numbered(300..900));
+        world.run_for(COPY_GRACE * 3);
+        only(&world, 0..900);
+    }
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_compressed_copy_goes_on_there() {
+    for turns in [0, 1, 2, 5, 10, 20, 40, 60] {
+        for codec in CODECS {
+            let mut world = World::new();
+            world.append("a.log", &numbered(0..1000));
+            world.run_for(Duration::from_secs(2));
+            world.kill();
+            world.append("a.log", &numbered(1000..100_000));
+            world.rename("a.log", "a.log.1");
+            compress_file(&world, "a.log.1", codec);
+            world.append("a.log", &numbered(100_000..100_100));
+            for _ in 0..turns {
+                world.turn();
+                world.spool().sync_turn();
+                world.pass(Duration::from_millis(60));
+            }
+            world.kill();
+            world.run_for(COPY_GRACE * 3);
+            only(&world, 0..100_100);
+        }
+    }
+}
+
+#[test]
+fn gzip_at_work_on_a_rotated_file_makes_nothing_twice_whenever_the_agent_looks_or_dies() {
+    // The steps of gzip: the new file, its first half, all of it; then the old one goes.
+    for dies_at in 0..10 {
+        for mut world in worlds() {
+            let pause = |world: &mut World, step: u32| {
+                if dies_at == step {
+                    world.kill();
+                }
+                if dies_at % 2 == 0 {
+                    world.run_for(Duration::from_millis(200));
+                }
+                if dies_at == step + 1 {
+                    world.kill();
+                }
+            };
+            world.append("a.log", &numbered(0..500));
+            world.run_for(Duration::from_secs(2));
+            world.append("a.log", &numbered(500..1000));
+            pause(&mut world, 0);
+            world.rename("a.log", "a.log.1");
+            world.append("a.log", &numbered(1000..1100));
+            pause(&mut world, 2);
+            let packed = compress(Codec::Gzip, numbered(0..1000).as_bytes());
+            let mut gzip = world.writer("a.log.1.gz");
+            pause(&mut world, 4);
+            gzip.write_all(&packed[..packed.len() / 2]).unwrap();
+            pause(&mut world, 5);
+            gzip.write_all(&packed[packed.len() / 2..]).unwrap();
+            drop(gzip);
+            pause(&mut world, 6);
+            world.remove("a.log.1");
+            pause(&mut world, 8);
+            world.run_for(LATE + QUIET * 2);
+            only(&world, 0..1100);
+            // Once more, now that everything else about the old file is gone.
+            world.kill();
+            world.rename("a.log.1.gz", "a.log.2.gz");
+            world.run_for(LATE);
+            only(&world, 0..1100);
+        }
+    }
+}
+
+#[test]
+fn a_rotated_file_that_is_compressed_a_day_later_is_not_read_again() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..100));
+        world.run_for(Duration::from_secs(2));
+        world.rename("a.log", "a.log.1");
+        world.append("a.log", &numbered(100..200));
+        world.run_for(LATE * 2);
+        world.rename("a.log.1", "a.log.2");
+        compress_file(&world, "a.log.2", Codec::Gzip);
+        world.rename("a.log", "a.log.1");
+        world.append("a.log", &numbered(200..300));
+        world.run_for(LATE * 2);
+        only(&world, 0..300);
+    }
+}
+
+#[test]
+fn a_compressed_file_that_is_nobodys_copy_is_read_as_a_file_of_its_own_once_it_is_whole() {
+    for codec in CODECS {
+        let mut world = World::new();
+        let name = format!("old.log{}", suffix(codec));
+        world
+            .config
+            .files
+            .push(world.path("*.log.*").display().to_string());
+        let packed = compress(codec, numbered(0..5000).as_bytes());
+        let mut writer = world.writer(&name);
+        writer.write_all(&packed[..3]).unwrap();
+        world.run_for(Duration::from_secs(3));
+        writer.write_all(&packed[3..packed.len() - 7]).unwrap();
+        world.run_for(Duration::from_secs(3));
+        assert!(world.lines().is_empty());
+        writer.write_all(&packed[packed.len() - 7..]).unwrap();
+        drop(writer);
+        world.run_for(Duration::from_secs(3));
+        assert_eq!(world.lines_of(&name), expected(0..5000), "{codec:?}");
+        world.kill();
+        world.run_for(Duration::from_secs(30));
+        assert_eq!(world.lines_of(&name), expected(0..5000));
+    }
+}
+
+#[test]
+fn a_compressed_file_that_was_there_at_the_very_first_start_is_passed_over_like_any_other() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.start_at = StartAt::End;
+    fs::write(world.path("a.log.2.gz"), compress(Codec::Gzip, &text(5000))).unwrap();
+    world.run_for(Duration::from_secs(12));
+    world.kill();
+    world.run_for(Duration::from_secs(12));
+    assert!(world.lines().is_empty());
+}
+
+#[test]
+fn a_damaged_copy_is_no_copy_and_what_is_lost_is_counted() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..100));
+    world.run_for(Duration::from_secs(2));
+    world.append("a.log", "not whole yet");
+    world.settle();
+    world.truncate("a.log");
+    let mut packed = compress(Codec::Gzip, (numbered(0..100) + "not whole yet").as_bytes());
+    let middle = packed.len() / 2;
+    packed[middle] ^= 0xff;
+    fs::write(world.path("a.log.1.gz"), packed).unwrap();
+    world.append("a.log", &numbered(100..120));
+    world.run_for(COPY_GRACE * 2);
+    assert_eq!(world.lines_of("a.log"), expected(0..120));
+    assert_eq!(world.losses(), ["truncated 1 13"]);
+}
+
+#[test]
+fn a_stream_that_never_ends_is_not_waited_for_when_it_does_not_change() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..100));
+    world.run_for(Duration::from_secs(2));
+    world.stop();
+    world.append("a.log", &numbered(100..200));
+    let packed = compress(Codec::Gzip, numbered(0..200).as_bytes());
+    world.truncate("a.log");
+    world.append("a.log", &numbered(200..300));
+    fs::write(world.path("a.log.1.gz"), &packed[..packed.len() - 9]).unwrap();
+    world.run_for(COMPRESSED_UNFINISHED * 2);
+    let lines = world.lines_of("a.log");
+    assert_eq!(lines, [expected(0..100), expected(200..300)].concat());
+    assert_eq!(world.losses().len(), 1);
+}
+
+#[test]
+fn what_decompresses_to_a_great_deal_does_not_starve_the_others() {
+    let mut world = World::new();
+    world
+        .config
+        .files
+        .push(world.path("*.log.gz").display().to_string());
+    let zeros = vec![0; 64 * 1024 * 1024];
+    fs::write(world.path("bomb.log.gz"), compress(Codec::Gzip, &zeros)).unwrap();
+    world.append("quiet.log", "one\n");
+    for _ in 0..20 {
+        world.turn();
+        world.pass(Duration::from_millis(10));
+    }
+    world.append("quiet.log", "two\n");
+    for _ in 0..4 {
+        world.turn();
+        world.pass(Duration::from_millis(10));
+    }
+    world.spool().sync_turn();
+    assert_eq!(world.lines_of("quiet.log"), ["one", "two"]);
+}

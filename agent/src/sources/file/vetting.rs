@@ -1,0 +1,538 @@
+//! Compressed files: whether they are whole, and whose copies they are.
+//!
+//! Before anything is made of a compressed file it is looked through once, one file after the other, a
+//! step in each turn. Its name tells which paths it may be a rotation of; the guards of their epochs are
+//! compared in what it decompresses to. A copy goes on as the epoch that it is a copy of, or, where that
+//! one has its bytes from elsewhere, is never read. What is nobody's copy and is meant by the patterns is
+//! a file of its own.
+//!
+//! A stream that ends early is being written: it is looked through again when it has changed and is
+//! quiet. One that is damaged is not read, and that is said.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::position::{Codec, FileKey, Guard};
+
+use super::compressed::{Compressed, End, MAGIC_BYTES, codec_of};
+use super::content::{Content, read_at};
+use super::copies::{Copy, Sample};
+use super::discovery::Opened;
+use super::guard::{HEAD_BYTES, TAIL_BYTES};
+use super::lineage::{Epoch, Life};
+use super::pattern::{is_rotation_of, without_codec};
+use super::{EpochId, FileSource, Phase, Progress, StartAt, kernel};
+use crate::ambient::Now;
+use crate::limits::{
+    COMPRESSED_QUIET, COMPRESSED_UNFINISHED, DECOMPRESS_STEP_BYTES, READ_BYTES, REFUSED_MAX,
+    VETTINGS_MAX,
+};
+use crate::pipeline::Outlet;
+
+/// The compressed files of a source that nothing is made of yet.
+#[derive(Default)]
+pub(super) struct Vettings {
+    waiting: VecDeque<Waiting>,
+    looking: Option<Looking>,
+    /// Files that are nobody's copy, or cannot be read, as they were then, and for whom that was asked.
+    refused: HashMap<FileKey, (Stamp, Vec<EpochId>)>,
+    /// The epoch that has a decoder to read with.
+    awake: Option<EpochId>,
+    /// Lineages that wait for one.
+    asleep: VecDeque<usize>,
+    /// When those that wait are looked at again.
+    next: Duration,
+}
+
+/// A compressed file that is not looked through yet.
+struct Waiting {
+    directory: usize,
+    name: OsString,
+    key: FileKey,
+    stamp: Stamp,
+    changed_at: Duration,
+    /// It ended early when it was like this.
+    unfinished: Option<Stamp>,
+    /// It was there before the very first start, and is not to be read.
+    is_passed_over: bool,
+}
+
+/// The one that is looked through.
+struct Looking {
+    file: Waiting,
+    content: Compressed,
+    candidates: Vec<Candidate>,
+}
+
+/// An epoch that the file may be a copy of.
+struct Candidate {
+    id: EpochId,
+    sample: Sample,
+    state: Match,
+}
+
+/// How far a candidate's guards were compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Match {
+    Unknown,
+    Head,
+    Both,
+    No,
+}
+
+/// A file's size and time of change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, i64, i64);
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let metadata = file.metadata()?;
+        Ok(Stamp(
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ))
+    }
+}
+
+/// How the file is compressed, by its first bytes.
+pub(super) fn codec(file: &File) -> io::Result<Codec> {
+    let mut first = [0; MAGIC_BYTES];
+    let filled = read_at(file, &mut first, 0)?;
+    Ok(codec_of(&first[..filled]))
+}
+
+impl FileSource {
+    /// Whether a file that was never met is compressed, or is going to be: then it waits to be looked
+    /// through.
+    pub(super) fn is_to_be_vetted(
+        &mut self,
+        directory: usize,
+        name: &OsStr,
+        opened: &Opened,
+        now: Now,
+    ) -> bool {
+        let is_named_so = without_codec(name).len() < name.len();
+        let is_begun = opened.size < MAGIC_BYTES as u64 && is_named_so;
+        if !is_begun && codec(&opened.file).unwrap_or_default() == Codec::None {
+            return false;
+        }
+        let Ok(stamp) = Stamp::of(&opened.file) else {
+            return true;
+        };
+        let looking = self.vettings.looking.as_ref().map(|it| it.file.key);
+        let mut keys = self.vettings.waiting.iter().map(|it| it.key).chain(looking);
+        if !keys.any(|key| key == opened.key) && !self.is_refused(name, opened.key, stamp) {
+            self.vettings.waiting.push_back(Waiting {
+                directory,
+                name: name.to_owned(),
+                key: opened.key,
+                stamp,
+                changed_at: now.monotonic,
+                unfinished: None,
+                is_passed_over: self.phase == Phase::FirstEver
+                    && self.config.start_at == StartAt::End,
+            });
+        }
+        true
+    }
+
+    /// Whether nothing new can come of looking through a file once more.
+    fn is_refused(&self, name: &OsStr, key: FileKey, stamp: Stamp) -> bool {
+        let Some((then, asked)) = self.vettings.refused.get(&key) else {
+            return false;
+        };
+        let candidates = self.candidates(name);
+        *then == stamp && candidates.iter().all(|it| asked.contains(&it.id))
+    }
+
+    /// Whether a file that waits or is looked through may turn out to be a copy of the epoch.
+    pub(super) fn may_be_vetted_for(&self, id: EpochId) -> bool {
+        let Some(lineage) = &self.lineages[id.lineage] else {
+            return false;
+        };
+        let is_related = |it: &Waiting| is_rotation_of(&lineage.name, without_codec(&it.name));
+        let looked = self.vettings.looking.as_ref().is_some_and(|looking| {
+            let mut candidates = looking.candidates.iter();
+            is_related(&looking.file) && candidates.any(|it| it.id == id && it.state != Match::No)
+        });
+        let mut waiting = self.vettings.waiting.iter();
+        looked || waiting.any(|it| it.unfinished != Some(it.stamp) && is_related(it))
+    }
+
+    /// Finished epochs that a file which is still to be looked through may be a copy of.
+    pub(super) fn awaited_by_vetting(&self) -> Vec<EpochId> {
+        if self.vets_at().is_none() {
+            return Vec::new();
+        }
+        let lineages = self.lineages.iter().enumerate();
+        let finished = lineages.flat_map(|(lineage, held)| {
+            let epochs = held.iter().flat_map(|it| &it.epochs);
+            let finished = epochs.filter(|it| it.is_finished());
+            finished.map(move |epoch| EpochId {
+                lineage,
+                number: epoch.number,
+            })
+        });
+        finished.filter(|&id| self.may_be_vetted_for(id)).collect()
+    }
+
+    /// Whether time alone brings on what waits.
+    pub(super) fn vets_at(&self) -> Option<Duration> {
+        if self.vettings.looking.is_some() {
+            return Some(Duration::ZERO);
+        }
+        (!self.vettings.waiting.is_empty()).then_some(self.vettings.next)
+    }
+
+    /// Looks through a compressed file for one step, or chooses the next one.
+    pub(super) fn vet(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now();
+        self.wake_next();
+        let Some(mut looking) = self.vettings.looking.take() else {
+            if self.vettings.next <= now.monotonic && !self.vettings.waiting.is_empty() {
+                self.choose(out);
+            }
+            return;
+        };
+        let path = self.path_of(&looking.file);
+        match looking.content.advance() {
+            Ok(is_over) => {
+                self.compare(&mut looking);
+                let is_refuted = looking.candidates.iter().all(|it| it.state == Match::No);
+                let is_meant = self.is_meant(looking.file.directory, &looking.file.name);
+                if is_over || (is_refuted && !is_meant) {
+                    return self.conclude(looking, out);
+                }
+                self.vettings.looking = Some(looking);
+            }
+            Err(error) => self.say_unreadable(&path, &error),
+        }
+    }
+
+    /// Begins with the first of those that wait which is quiet.
+    fn choose(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now();
+        for _ in 0..self.vettings.waiting.len().min(VETTINGS_MAX) {
+            let Some(mut waiting) = self.vettings.waiting.pop_front() else {
+                break;
+            };
+            let path = self.path_of(&waiting);
+            // What is gone, or another file now, is met again if it is meant.
+            let Some(opened) = self.open(&path).ok().flatten() else {
+                continue;
+            };
+            let is_known = self.known.contains_key(&opened.key);
+            let Ok(stamp) = Stamp::of(&opened.file) else {
+                continue;
+            };
+            if opened.key != waiting.key || is_known {
+                continue;
+            }
+            if stamp != waiting.stamp {
+                (waiting.stamp, waiting.changed_at) = (stamp, now.monotonic);
+            }
+            let since = now.monotonic.saturating_sub(waiting.changed_at);
+            let is_quiet = since >= COMPRESSED_QUIET || kernel::has_no_writer(&opened.file);
+            let is_same = waiting.unfinished == Some(stamp);
+            if is_same && since >= COMPRESSED_UNFINISHED {
+                let error = io::Error::other("its compressed stream ends early");
+                self.say_unreadable(&path, &error);
+            }
+            if !is_quiet || is_same || opened.size == 0 {
+                self.vettings.waiting.push_back(waiting);
+                continue;
+            }
+            self.look_through(waiting, opened, out);
+            return;
+        }
+        self.vettings.next = now.monotonic + COMPRESSED_QUIET / 4;
+    }
+
+    fn look_through(&mut self, file: Waiting, opened: Opened, out: &mut Outlet<'_>) {
+        match codec(&opened.file) {
+            // Its first bytes are still to come.
+            Ok(Codec::None) if opened.size < MAGIC_BYTES as u64 => {
+                self.vettings.waiting.push_back(Waiting {
+                    unfinished: Some(file.stamp),
+                    ..file
+                });
+            }
+            // Its name promised more than it holds.
+            Ok(Codec::None) => self.found_plain(file.directory, &file.name, opened, out),
+            Ok(codec) => {
+                let candidates = self.candidates(&file.name);
+                self.vettings.looking = Some(Looking {
+                    content: Compressed::new(opened.file, codec),
+                    candidates,
+                    file,
+                });
+            }
+            Err(error) => {
+                let path = self.path_of(&file);
+                self.say_unreadable(&path, &error);
+            }
+        }
+    }
+
+    /// The epochs that a compressed file can be a copy of, by its name.
+    fn candidates(&self, name: &OsStr) -> Vec<Candidate> {
+        let plain = without_codec(name);
+        let is_related = |other: &OsStr| other == plain || is_rotation_of(other, plain);
+        let lineages = self.lineages.iter().enumerate();
+        let related = lineages.filter_map(|(index, lineage)| {
+            let lineage = lineage.as_ref().filter(|it| is_related(&it.name))?;
+            Some((index, lineage))
+        });
+        let epochs = related.flat_map(|(index, lineage)| {
+            let epochs = lineage.epochs.iter().filter(|it| it.head.bytes > 0);
+            epochs.map(move |epoch| Candidate {
+                id: EpochId {
+                    lineage: index,
+                    number: epoch.number,
+                },
+                sample: Sample::of(epoch),
+                state: Match::Unknown,
+            })
+        });
+        epochs.collect()
+    }
+
+    /// Compares the candidates' guards with what was decompressed since the last time.
+    fn compare(&self, looking: &mut Looking) {
+        let hasher = self.reader.hasher();
+        let content = &looking.content;
+        let is_over = content.end().is_some();
+        let compared = |from, guard: Guard| {
+            let bytes = content.in_window(from, usize::from(guard.bytes));
+            match bytes {
+                Some(bytes) => Some(hasher.guard(&bytes) == guard),
+                None => is_over.then_some(false),
+            }
+        };
+        for Candidate { sample, state, .. } in &mut looking.candidates {
+            if *state == Match::Unknown {
+                *state = match compared(0, sample.head) {
+                    Some(true) => Match::Head,
+                    Some(false) => Match::No,
+                    None => Match::Unknown,
+                };
+            }
+            if *state == Match::Head {
+                let from = sample.offset - u64::from(sample.tail.bytes);
+                *state = match compared(from, sample.tail) {
+                    Some(true) if content.decoded() >= sample.offset => Match::Both,
+                    Some(_) => Match::No,
+                    None => Match::Head,
+                };
+            }
+        }
+    }
+
+    /// The file was looked through, as far as needed.
+    fn conclude(&mut self, looking: Looking, out: &mut Outlet<'_>) {
+        let Looking {
+            mut file,
+            mut content,
+            candidates,
+        } = looking;
+        let end = content.end().cloned();
+        let length = content.decoded();
+        content.rest();
+        match end {
+            Some(End::Whole) => {
+                let best = candidates
+                    .iter()
+                    .filter(|it| it.state == Match::Both)
+                    .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
+                if let Some(best) = best {
+                    content.set_length(length);
+                    return self.is_copy(best.id, &file, content, out);
+                }
+                if self.is_meant(file.directory, &file.name) {
+                    return self.begin_compressed(&file, content.codec(), out);
+                }
+            }
+            Some(End::Early) => {
+                file.unfinished = Some(file.stamp);
+                self.vettings.waiting.push_back(file);
+                return;
+            }
+            Some(End::Damaged(why)) => {
+                let path = self.path_of(&file);
+                self.say_unreadable(&path, &io::Error::other(why));
+            }
+            None => {}
+        }
+        if self.vettings.refused.len() >= REFUSED_MAX {
+            self.vettings.refused.clear();
+        }
+        let asked = candidates.iter().map(|it| it.id).collect();
+        self.vettings.refused.insert(file.key, (file.stamp, asked));
+    }
+
+    fn is_cut(&self, id: EpochId) -> bool {
+        let lineage = self.lineages[id.lineage].as_ref();
+        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
+        let is_cut = |it: &Epoch| matches!(it.life, Life::Truncated(_));
+        epochs.any(|epoch| epoch.number == id.number && is_cut(epoch))
+    }
+
+    /// The file is an epoch's copy, whole and long enough.
+    fn is_copy(&mut self, id: EpochId, file: &Waiting, content: Compressed, out: &mut Outlet<'_>) {
+        let path = self.path_of(file);
+        let size = content.length();
+        let Some(epoch) = self.epoch(id) else {
+            return;
+        };
+        let goes_on = match epoch.life {
+            Life::Truncated(_) => true,
+            Life::Finished(_) => epoch.content.is_none() && size > epoch.offset,
+            Life::Named | Life::Detached(_) => false,
+        };
+        if goes_on {
+            let copy = Copy {
+                key: file.key,
+                size,
+                content: Content::Compressed(Box::new(content)),
+                directory: file.directory,
+                name: file.name.clone(),
+            };
+            return self.absorb(id, copy, out);
+        }
+        if !self.is_meant(file.directory, &file.name) {
+            return;
+        }
+        tracing::debug!(source = self.config.name, copy = %path.display(), "is known as a copy");
+        if let Some(epoch) = self.epoch(id) {
+            epoch.copy = Some((file.key, content.codec(), path));
+        }
+        self.known.insert(file.key, id);
+        let alias = self.lineage(file.directory, &file.name);
+        self.become_alias(alias, file.key, out.now());
+    }
+
+    /// The file is nobody's copy.
+    fn begin_compressed(&mut self, file: &Waiting, codec: Codec, out: &mut Outlet<'_>) {
+        let path = self.path_of(file);
+        if let Ok(Some(mut opened)) = self.open(&path)
+            && opened.key == file.key
+        {
+            opened.codec = codec;
+            self.begin(file.directory, &file.name, opened, out);
+        }
+        let id = self.known.get(&file.key).copied();
+        if let Some(id) = id.filter(|_| file.is_passed_over)
+            && let Some(epoch) = self.epoch(id)
+        {
+            epoch.life = Life::Finished(out.now().monotonic);
+            epoch.content = None;
+            self.note(id, out);
+        }
+    }
+
+    /// Finished epochs whose files are gone are known by their compressed copies from now on.
+    pub(super) fn take_over_copies(&mut self, out: &mut Outlet<'_>) {
+        let lineages = self.lineages.iter().flatten();
+        let aliased: HashSet<FileKey> = lineages.filter_map(|lineage| lineage.alias_of).collect();
+        let mut taken = Vec::new();
+        for (index, lineage) in self.lineages.iter_mut().enumerate() {
+            for epoch in lineage.iter_mut().flat_map(|it| &mut it.epochs) {
+                let is_gone = epoch.is_finished() && epoch.content.is_none();
+                if !is_gone || aliased.contains(&epoch.key) {
+                    continue;
+                }
+                let Some((key, codec, path)) = epoch.copy.take() else {
+                    continue;
+                };
+                let id = EpochId {
+                    lineage: index,
+                    number: epoch.number,
+                };
+                taken.push((id, std::mem::replace(&mut epoch.key, key)));
+                epoch.codec = codec;
+                epoch.place = Some(path);
+            }
+        }
+        for (id, old) in taken {
+            if self.known.get(&old) == Some(&id) {
+                self.known.remove(&old);
+            }
+            self.note(id, out);
+        }
+    }
+
+    /// Decompresses towards what is to be read next of an epoch. `None`: it is there.
+    pub(super) fn approach(&mut self, id: EpochId, out: &mut Outlet<'_>) -> Option<Progress> {
+        let is_free = match self.vettings.awake.filter(|&awake| awake != id) {
+            Some(other) => !self.is_awake(other),
+            None => true,
+        };
+        let lineage = self.lineages[id.lineage].as_mut()?;
+        let path = lineage.path.clone();
+        let epoch = lineage.epoch(id.number)?;
+        let offset = epoch.offset;
+        let Some(Content::Compressed(content)) = &mut epoch.content else {
+            return None;
+        };
+        if !is_free {
+            self.vettings.asleep.push_back(id.lineage);
+            return Some(Progress::None);
+        }
+        self.vettings.awake = Some(id);
+        let from = if offset < HEAD_BYTES as u64 {
+            0
+        } else {
+            offset - TAIL_BYTES as u64
+        };
+        let to = offset + (READ_BYTES + HEAD_BYTES) as u64;
+        match content.approach(from, to) {
+            Ok(false) => Some(Progress::Some(DECOMPRESS_STEP_BYTES)),
+            Ok(true) => match content.end() {
+                None | Some(End::Whole) => None,
+                // It was whole when it was looked through. Perhaps there is another copy.
+                Some(End::Early | End::Damaged(_)) => {
+                    let why = epoch.cut_by;
+                    self.truncated(id, why, out);
+                    Some(Progress::Some(1))
+                }
+            },
+            Err(error) => {
+                self.say_unreadable(&path, &error);
+                Some(Progress::None)
+            }
+        }
+    }
+
+    fn is_awake(&self, id: EpochId) -> bool {
+        let lineage = self.lineages[id.lineage].as_ref();
+        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
+        epochs.any(|epoch| {
+            let content = epoch.content.as_ref();
+            epoch.number == id.number
+                && matches!(content, Some(Content::Compressed(it)) if it.is_awake())
+        })
+    }
+
+    /// Gives the decoder to the next lineage that waits for it.
+    fn wake_next(&mut self) {
+        if self.vettings.asleep.is_empty()
+            || self.vettings.awake.is_some_and(|id| self.is_awake(id))
+        {
+            return;
+        }
+        self.vettings.awake = None;
+        if let Some(lineage) = self.vettings.asleep.pop_front() {
+            self.queue(lineage);
+        }
+    }
+
+    fn path_of(&self, file: &Waiting) -> PathBuf {
+        self.directories[file.directory].path.join(&file.name)
+    }
+}
