@@ -201,6 +201,8 @@ impl World {
         let spool = loop {
             match self.try_open_spool() {
                 Ok(spool) => break spool,
+                // A program that another test is starting has the lock until it runs.
+                Err(error) if error.to_string().contains("in use") => std::thread::yield_now(),
                 Err(error) => {
                     let Some((disk, seed)) = &self.revive else {
                         panic!("{error}");

@@ -23,7 +23,7 @@ use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
 
-use super::{EpochId, FileSource};
+use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE};
 use crate::pipeline::Outlet;
@@ -38,6 +38,9 @@ pub(super) struct Suspect {
     size: u64,
     changed_at: Duration,
 }
+
+/// When a file changed, its directory and its name.
+type Dated = ((i64, i64), usize, OsString);
 
 /// What a copy must have.
 #[derive(Debug, Clone, Copy)]
@@ -80,20 +83,33 @@ enum Likeness {
 impl FileSource {
     /// Looks for the copy of a truncated epoch among the files beside it.
     pub(super) fn seek_copy(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        if self.phase == Phase::New {
+            // What lies beside it may be a file that is not taken up yet.
+            self.attention.insert(id.lineage);
+            return;
+        }
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
-        let (directory, name) = (lineage.directory, lineage.name.clone());
+        let mut origins = vec![(lineage.directory, lineage.name.clone())];
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
+        let place = epoch.place.clone();
         let Life::Truncated(since) = epoch.life else {
             return;
         };
         let sample = Sample::of(epoch);
         let has_unread = epoch.size_seen > epoch.offset;
+        // Where the path is a link, the copy is beside what it leads to.
+        if let Some((dir, name)) = place
+            .as_ref()
+            .and_then(|it| it.parent().zip(it.file_name()))
+        {
+            origins.push((self.directory(dir), name.to_owned()));
+        }
         let mut short = None;
-        for (directory, candidate) in self.siblings(directory, &name) {
+        for (directory, candidate) in self.siblings(&origins) {
             let path = self.directories[directory].path.join(&candidate);
             let Ok(Some(opened)) = self.open(&path) else {
                 continue;
@@ -116,19 +132,33 @@ impl FileSource {
                 Likeness::None => {}
             }
         }
-        if let Some(copy) = short {
+        let is_open = self.may_be_vetted_for(id);
+        if let Some(copy) = short.filter(|_| !is_open) {
             return self.absorb(id, copy, out);
         }
         let waited = out.now().monotonic.saturating_sub(since);
-        if (!has_unread || waited >= COPY_GRACE) && !self.may_be_vetted_for(id) {
+        if (!has_unread || waited >= COPY_GRACE) && !is_open {
             self.give_up(id, out);
         }
     }
 
     /// Names that a rotation could have given to a copy, in the same directory or a watched one near
     /// it, the one that changed last first: guards over a few bytes can fit several.
-    fn siblings(&self, directory: usize, name: &OsStr) -> Vec<(usize, OsString)> {
-        let mut names: Vec<((i64, i64), usize, OsString)> = Vec::new();
+    fn siblings(&mut self, origins: &[(usize, OsString)]) -> Vec<(usize, OsString)> {
+        let mut names = Vec::new();
+        for (directory, name) in origins {
+            self.names_like(*directory, name, &mut names);
+        }
+        names.sort_by(|a, b| b.cmp(a));
+        names.dedup();
+        names
+            .into_iter()
+            .map(|(_, near, name)| (near, name))
+            .collect()
+    }
+
+    fn names_like(&mut self, directory: usize, name: &OsStr, names: &mut Vec<Dated>) {
+        self.meet_directories_below(directory, name);
         for near in self.directories_near(directory) {
             let Ok(entries) = std::fs::read_dir(&self.directories[near].path) else {
                 continue;
@@ -146,11 +176,23 @@ impl FileSource {
                 }
             }
         }
-        names.sort_by(|a, b| b.cmp(a));
-        names
-            .into_iter()
-            .map(|(_, near, name)| (near, name))
-            .collect()
+    }
+
+    /// A directory that was made for the copy is watched from now on, if files in it are meant.
+    fn meet_directories_below(&mut self, directory: usize, name: &OsStr) {
+        let Ok(entries) = std::fs::read_dir(&self.directories[directory].path) else {
+            return;
+        };
+        let mut rotated = name.to_owned();
+        rotated.push(".1");
+        for entry in entries.flatten() {
+            let below = entry.path();
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let is_meant = |name: &OsStr| self.patterns.matches(&below.join(name));
+            if is_directory && (is_meant(name) || is_meant(&rotated)) {
+                self.directory(&below);
+            }
+        }
     }
 
     /// The directory, and the watched ones above, below and beside it.
@@ -317,11 +359,16 @@ impl FileSource {
         let Ok(length) = read_at(&opened.file, &mut own, 0) else {
             return false;
         };
-        self.directories[directory]
-            .names
-            .iter()
-            .filter(|(other, _)| is_rotation_of(other, name))
-            .filter_map(|(_, &index)| self.lineages[index].as_ref())
+        let near = self.directories_near(directory).into_iter();
+        let names = near.flat_map(|near| {
+            let names = self.directories[near].names.iter();
+            names.map(move |(other, &index)| (near, other, index))
+        });
+        names
+            .filter(|(near, other, _)| {
+                is_rotation_of(other, name) || (*near != directory && other.as_os_str() == name)
+            })
+            .filter_map(|(_, _, index)| self.lineages[index].as_ref())
             .any(|original| {
                 if length == 0 {
                     return true;

@@ -274,8 +274,10 @@ impl FileSource {
             if epoch.codec != Codec::None && epoch.is_finished() {
                 return;
             }
-            epoch.life = Life::Named;
-            epoch.place = None;
+            let was_named = std::mem::replace(&mut epoch.life, Life::Named) == Life::Named;
+            if !was_named {
+                epoch.place = None;
+            }
             if epoch.content.is_none() {
                 epoch.content = Some(Content::new(opened.file, epoch.codec));
                 self.opened(id, now);
@@ -384,10 +386,15 @@ impl FileSource {
         }
     }
 
-    /// Where a path is a link, what it leads to is watched too: events come by the real name.
-    fn follow_link(&mut self, index: usize, path: &Path) {
+    /// Where a path is a link, what it leads to is watched too: events come by the real name, and what
+    /// is rotated is found beside it.
+    pub(super) fn follow_link(&mut self, index: usize, path: &Path) {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         let real = is_link.then(|| fs::canonicalize(path).ok()).flatten();
+        let named = self.lineages[index].as_mut().and_then(Lineage::named);
+        if let Some(epoch) = named.filter(|epoch| epoch.codec == Codec::None) {
+            epoch.place.clone_from(&real);
+        }
         if let Some(real) = real
             && let (Some(dir), Some(name)) = (real.parent(), real.file_name())
         {

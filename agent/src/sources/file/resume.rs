@@ -33,7 +33,7 @@ use crate::spool::positions::Placed;
 impl FileSource {
     /// Takes over what the spool knows of this source's files.
     pub(super) fn resume(&mut self, out: &mut Outlet<'_>) {
-        self.phase = if out.spool().knows_source(&self.config.name) {
+        let phase = if out.spool().knows_source(&self.config.name) {
             Phase::Running
         } else {
             Phase::FirstEver
@@ -57,6 +57,7 @@ impl FileSource {
                 self.resume_epoch(placed, out);
             }
         }
+        self.phase = phase;
     }
 
     /// Keeps the positions of a path that is no longer meant, and says what is not read.
@@ -177,6 +178,12 @@ impl FileSource {
             lineage.epochs.rotate_left(1);
         }
         self.known.insert(opened.key, id);
+        if is_named {
+            if let Some(epoch) = self.epoch(id) {
+                epoch.place = None;
+            }
+            self.follow_link(id.lineage, &path_of(position));
+        }
         match same {
             Ok(true) => {
                 if !is_done {
@@ -248,8 +255,7 @@ impl FileSource {
         path: &Path,
         position: &Position,
     ) -> io::Result<Option<(PathBuf, Opened)>> {
-        let place = position.place.clone();
-        let place = place.map(|place| PathBuf::from(OsString::from_vec(place)));
+        let place = place_of(position);
         let mut failure = None;
         for candidate in [Some(path), place.as_deref()].into_iter().flatten() {
             match self.open(candidate) {
@@ -294,6 +300,11 @@ fn path_of(position: &Position) -> PathBuf {
     PathBuf::from(OsString::from_vec(position.path.clone()))
 }
 
+fn place_of(position: &Position) -> Option<PathBuf> {
+    let place = position.place.clone();
+    place.map(|place| PathBuf::from(OsString::from_vec(place)))
+}
+
 /// The epoch of a position, as far as the position tells.
 fn resumed(position: &Position, now: Now) -> Epoch {
     Epoch {
@@ -314,7 +325,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
             Life::Named
         },
         copy: None,
-        place: None,
+        place: place_of(position),
         account: Account::default(),
         cut_by: Why::Truncated,
     }

@@ -5,6 +5,7 @@ mod compressed;
 mod decompressed;
 mod edges;
 mod encoding;
+mod logrotate;
 mod multiline;
 mod reading;
 mod restarts;

@@ -24,7 +24,7 @@ use super::content::{Content, read_at};
 use super::copies::{Copy, Sample};
 use super::discovery::Opened;
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
-use super::lineage::{Epoch, Life};
+use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
 use super::{EpochId, FileSource, Phase, Progress, StartAt, kernel};
 use crate::ambient::Now;
@@ -156,7 +156,11 @@ impl FileSource {
         let Some(lineage) = &self.lineages[id.lineage] else {
             return false;
         };
-        let is_related = |it: &Waiting| is_rotation_of(&lineage.name, without_codec(&it.name));
+        let mut epochs = lineage.epochs.iter();
+        let Some(epoch) = epochs.find(|epoch| epoch.number == id.number) else {
+            return false;
+        };
+        let is_related = |it: &Waiting| is_of(&it.name, lineage, epoch);
         let looked = self.vettings.looking.as_ref().is_some_and(|looking| {
             let mut candidates = looking.candidates.iter();
             is_related(&looking.file) && candidates.any(|it| it.id == id && it.state != Match::No)
@@ -282,15 +286,11 @@ impl FileSource {
 
     /// The epochs that a compressed file can be a copy of, by its name.
     fn candidates(&self, name: &OsStr) -> Vec<Candidate> {
-        let plain = without_codec(name);
-        let is_related = |other: &OsStr| other == plain || is_rotation_of(other, plain);
         let lineages = self.lineages.iter().enumerate();
-        let related = lineages.filter_map(|(index, lineage)| {
-            let lineage = lineage.as_ref().filter(|it| is_related(&it.name))?;
-            Some((index, lineage))
-        });
-        let epochs = related.flat_map(|(index, lineage)| {
-            let epochs = lineage.epochs.iter().filter(|it| it.head.bytes > 0);
+        let lineages = lineages.filter_map(|(index, lineage)| Some((index, lineage.as_ref()?)));
+        let epochs = lineages.flat_map(|(index, lineage)| {
+            let is_related = move |it: &&Epoch| it.head.bytes > 0 && is_of(name, lineage, it);
+            let epochs = lineage.epochs.iter().filter(is_related);
             epochs.map(move |epoch| Candidate {
                 id: EpochId {
                     lineage: index,
@@ -535,4 +535,13 @@ impl FileSource {
     fn path_of(&self, file: &Waiting) -> PathBuf {
         self.directories[file.directory].path.join(&file.name)
     }
+}
+
+/// Whether a compressed file could be an epoch's, by its name: that of the path, or of what a link leads
+/// to.
+fn is_of(name: &OsStr, lineage: &Lineage, epoch: &Epoch) -> bool {
+    let plain = without_codec(name);
+    let real = epoch.place.as_ref().and_then(|place| place.file_name());
+    let mut names = real.into_iter().chain([lineage.name.as_os_str()]);
+    names.any(|own| own == plain || is_rotation_of(own, plain))
 }

@@ -73,7 +73,7 @@ fn a_file_that_is_gone_after_a_restart_counts_as_one_loss() {
 }
 
 /// A world whose spool is full of one file's lines, of which nothing is acknowledged.
-fn full() -> World {
+pub(super) fn full() -> World {
     let mut world = World::new();
     world.spool_config.bytes_max = 40_000;
     world.spool_config.segment_bytes = 8192;
@@ -87,7 +87,7 @@ fn full() -> World {
 }
 
 /// Acknowledges all there is, until nothing has come for longer than anything is waited for.
-fn drain(world: &mut World) -> Vec<String> {
+pub(super) fn drain(world: &mut World) -> Vec<String> {
     let mut seen = Vec::new();
     let mut quiet = Duration::ZERO;
     while quiet < 3 * COPY_GRACE {
