@@ -11,12 +11,15 @@
 //! | [`spool`] | the queue on disk, and the positions of all files |
 //! | [`producer`] | the spool to an aggregator |
 //! | [`telemetry`], [`status`] | its own metrics, and where they are served |
+//! | [`control`], [`files`] | the socket in its data directory, and what it tells of the files |
 
 use tokio_util::sync::CancellationToken;
 
 pub mod ambient;
 pub mod check;
 pub mod config;
+pub mod control;
+pub mod files;
 pub mod identity;
 pub mod join;
 pub mod limits;

@@ -331,3 +331,23 @@ pub const STATUS_CONNECTIONS_MAX: usize = 16;
 
 /// How long a client of the status address may take for its request's header.
 pub const STATUS_HEADER_MAX: Duration = Duration::from_secs(5);
+
+/// A connection to the status address. A scraper keeps its own open between scrapes, which are at most
+/// minutes apart; one that stands still gives its place back.
+pub const STATUS_CONNECTION_MAX: Duration = Duration::from_mins(10);
+
+/// A connection to the control socket: one question, and an answer of some megabytes.
+pub const CONTROL_CONNECTION_MAX: Duration = Duration::from_secs(30);
+
+/// The list of all files as the control socket gives it. 1 KiB a file makes room for a quarter of a
+/// million.
+pub const FILES_ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long a list of files waits for the fsync that makes what it tells durable.
+pub const COMMITTED_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Questions to the data thread that wait for its next turn.
+pub const REQUESTS_MAX: usize = 8;
+
+/// How long a question waits for the data thread, whose turns take milliseconds.
+pub const REQUEST_MAX: Duration = Duration::from_secs(5);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use agent::ambient::system_clock;
 use agent::check::check;
 use agent::config::AgentConfig;
+use agent::control::ask_files;
+use agent::files::stopped;
 use agent::join::{Joining, join};
 use agent::producer::transport::SystemTransport;
 use agent::running::{self, Parts};
@@ -38,6 +40,9 @@ enum Command {
     /// Say what is wrong with the configuration, and which files it matches
     #[command(after_help = CHECK_HELP)]
     Check(Configured),
+    /// List every file: what of it is read and durable, what is not, and why
+    #[command(after_help = FILES_HELP)]
+    Files(FilesArguments),
     /// Get this host an identity with a token that an aggregator made
     #[command(after_help = JOIN_HELP)]
     Join(JoinArguments),
@@ -52,6 +57,16 @@ struct Configured {
     /// Where the spool and the identity lie, instead of what the file says
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct FilesArguments {
+    #[command(flatten)]
+    configured: Configured,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,6 +114,15 @@ Examples:
 
 Run it as the user that the agent runs as: it opens every file that the patterns match.";
 
+const FILES_HELP: &str = "\
+Examples:
+  weir-agent files
+  weir-agent files --data-dir /var/lib/weir-agent
+  weir-agent files --json | jq '.files[] | select(.lag_bytes > 0) | .path'
+
+It asks the running agent over DATA_DIR/agent.sock, as the same user or root. Where none runs it tells
+what the spool has, and what is at the paths now.";
+
 const JOIN_HELP: &str = "\
 Examples:
   weir-agent join weir1.….….…@logs.example.org:9347
@@ -118,6 +142,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(configured) => run(&configured),
         Command::Check(configured) => say_checked(&configured),
+        Command::Files(arguments) => say_files(&arguments),
         Command::Join(arguments) => say_joined(&arguments),
     };
     let Err(error) = done else {
@@ -173,6 +198,23 @@ async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
 fn say_checked(configured: &Configured) -> anyhow::Result<()> {
     let checked = check(&loaded(configured)?)?;
     print(&format!("{checked}{}: fine\n", configured.config.display()))
+}
+
+fn say_files(arguments: &FilesArguments) -> anyhow::Result<()> {
+    let data_dir = match &arguments.configured.data_dir {
+        // No configuration is needed to find the socket.
+        Some(data_dir) => data_dir.clone(),
+        None => loaded(&arguments.configured)?.config.agent.data_dir,
+    };
+    let report = match runtime()?.block_on(ask_files(&data_dir))? {
+        Some(report) => report,
+        None => stopped(&data_dir)?,
+    };
+    if arguments.json {
+        print(&report.json()?)
+    } else {
+        print(&report.to_string())
+    }
 }
 
 /// Prints a command's outcome. Whoever closed the pipe has read what it wanted: no failure.

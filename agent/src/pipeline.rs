@@ -7,6 +7,7 @@
 
 mod destination;
 mod linger;
+pub mod requests;
 pub mod thread;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use commitlog::id::{Timestamp, TopicName, TopicPartition};
 use model::position::LineageId;
 
 use crate::ambient::Now;
+use crate::files::{SourceFiles, Totals};
 use crate::limits::{DEAF_MAX, READ_BYTES, SPOOL_RETRY};
 use crate::router::Router;
 use crate::sources::{Next, Source};
@@ -26,10 +28,13 @@ use crate::spool::positions::{Loss, Placed};
 use crate::telemetry::Telemetry;
 use destination::Destination;
 use linger::Linger;
+use requests::{Inbox, Request};
 
 /// The sources, and what is on its way from them to the spool.
 pub struct Pipeline {
     sources: Vec<Box<dyn Source>>,
+    /// Where questions come from, if anybody can ask.
+    inbox: Option<Inbox>,
     flow: Flow,
 }
 
@@ -76,6 +81,7 @@ impl Pipeline {
     pub fn new(sources: Vec<Box<dyn Source>>, spool: Spool, telemetry: Telemetry) -> Pipeline {
         Pipeline {
             sources,
+            inbox: None,
             flow: Flow {
                 router: Router::new(spool.clone()),
                 spool,
@@ -87,8 +93,16 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline, which answers what it is asked.
+    #[must_use]
+    pub fn answering(mut self, inbox: Inbox) -> Pipeline {
+        self.inbox = Some(inbox);
+        self
+    }
+
     /// One step; when the next one is due.
     pub fn turn(&mut self, now: Now) -> Next {
+        self.answer();
         for destination in &mut self.flow.destinations {
             destination.offer(&self.flow.spool, &self.flow.telemetry);
         }
@@ -102,6 +116,38 @@ impl Pipeline {
         }
         self.flow.cut_due(now);
         next.min(Next::At(self.flow.due(now)))
+    }
+
+    /// Answers everything that was asked since the last turn.
+    fn answer(&mut self) {
+        while let Some(request) = self.inbox.as_mut().and_then(Inbox::next) {
+            // Who asked may have gone: then nobody misses the answer.
+            match request {
+                Request::Files(answer) if answer.is_closed() => {}
+                Request::Files(answer) => {
+                    answer.send(self.files()).ok();
+                }
+                Request::Totals(answer) => {
+                    answer.send(self.totals()).ok();
+                }
+            }
+        }
+    }
+
+    /// What every source knows of its files.
+    pub(crate) fn files(&self) -> Vec<SourceFiles> {
+        let sources = self.sources.iter();
+        sources
+            .map(|source| source.files(&self.flow.spool))
+            .collect()
+    }
+
+    /// How much every source has before it, by name.
+    pub(crate) fn totals(&self) -> Vec<(String, Totals)> {
+        let sources = self.sources.iter();
+        sources
+            .map(|source| (source.name().to_owned(), source.totals()))
+            .collect()
     }
 
     /// How long events can wait while records gather: what comes before they are cut is taken by that

@@ -18,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ambient::{Clock, Random, system_clock, system_random};
 use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
+use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
 use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, SYNC_BUSY_BYTES, SYNC_REST};
 use crate::pipeline::Pipeline;
+use crate::pipeline::requests::Requests;
 use crate::pipeline::thread::{Waker, spawn};
 use crate::producer::transport::{SystemTransport, Transport};
 use crate::producer::{Host, Producer, ShipConfig};
@@ -54,6 +56,7 @@ pub struct Running {
     sync_stop: Arc<AtomicBool>,
     producer: TaskHandle<()>,
     status: Option<TaskHandle<()>>,
+    control: Option<control::Served>,
     shipping: CancellationToken,
     failed: CancellationToken,
 }
@@ -90,10 +93,13 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     );
     producer.transport = parts.transport;
     producer.host = host;
+    let wake = waker.clone();
+    let (requests, inbox) = Requests::new(Arc::new(move || wake.wake()));
     let status = Status::new(
         spool.clone(),
         telemetry.clone(),
         Arc::clone(&producer.stats),
+        requests.clone(),
         failed.clone(),
     );
     let (http_addr, status) = match config.agent.http {
@@ -105,7 +111,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     };
 
     let sync_stop = Arc::new(AtomicBool::new(false));
-    let pipeline = Pipeline::new(sources, spool.clone(), telemetry);
+    let pipeline = Pipeline::new(sources, spool.clone(), telemetry.clone()).answering(inbox);
     let threads = || -> anyhow::Result<_> {
         let data = spawn(pipeline, waker.clone(), parts.clock, failed.clone())
             .context("cannot start the data thread")?;
@@ -115,6 +121,11 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     };
     let threads = threads().inspect_err(|_| status.iter().for_each(TaskHandle::abort));
     let (data, sync) = threads?;
+    let control = Control {
+        requests: requests.clone(),
+        spool: spool.clone(),
+    };
+    let control = control::serve(&data_dir, control);
     let shipping = CancellationToken::new();
     let producer = tokio::spawn(ship(producer, shipping.clone(), failed.clone()));
     Ok(Running {
@@ -126,6 +137,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
         sync_stop,
         producer,
         status,
+        control,
         shipping,
         failed,
     })
@@ -144,6 +156,9 @@ impl Running {
 
     /// Stops everything in order. An error says that a part had failed.
     pub async fn stop(self) -> anyhow::Result<()> {
+        if let Some(control) = self.control {
+            control.stop().await;
+        }
         self.waker.stop();
         let data = self.data;
         let data = spawn_blocking(move || data.join()).await?;

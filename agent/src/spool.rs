@@ -26,6 +26,7 @@ mod open;
 mod partition;
 pub mod positions;
 mod recent;
+mod stored;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,7 @@ use meta::Meta;
 use partition::{Owner, Partition};
 use positions::{Loss, Placed, Table};
 
+pub use stored::stored_positions;
 pub use sync::SyncTurn;
 
 /// How a spool is opened.

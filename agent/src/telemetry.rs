@@ -7,6 +7,7 @@ use prometheus::{
     Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::files::Totals;
 use crate::producer::stats::{Connected, Stats};
 use crate::spool::Spool;
 
@@ -44,6 +45,10 @@ pub const DURABLE_OFFSET: &str = "weir_agent_durable_offset";
 pub const FILES: &str = "weir_agent_files";
 /// Files that cannot be read, by source.
 pub const FILES_UNREADABLE: &str = "weir_agent_files_unreadable";
+/// Bytes of followed files that are not read yet, by source.
+pub const FILE_UNREAD_BYTES: &str = "weir_agent_file_unread_bytes";
+/// Files that are held open, by source.
+pub const FILES_OPEN: &str = "weir_agent_files_open";
 
 /// Records written to a stream, sent again ones included.
 pub const SENT_RECORDS: &str = "weir_agent_sent_records_total";
@@ -75,6 +80,8 @@ pub struct Telemetry {
     durable: IntGaugeVec,
     files: IntGaugeVec,
     files_unreadable: IntGaugeVec,
+    file_unread_bytes: IntGaugeVec,
+    files_open: IntGaugeVec,
     sent_records: IntCounter,
     sent_bytes: IntCounter,
     sessions: IntCounter,
@@ -108,47 +115,20 @@ impl Telemetry {
     /// A set of metrics of its own registry.
     pub fn new() -> Telemetry {
         let registry = Registry::new();
+        let by_source = |name, help| counters(&registry, name, help, &["source"]);
+        let by_reason = |name, help| counters(&registry, name, help, &["source", "reason"]);
+        let of_source = |name, help| gauges(&registry, name, help, &["source"]);
         Telemetry {
-            read_bytes: counters(&registry, READ_BYTES, "Bytes read.", &["source"]),
-            records: counters(&registry, RECORDS, "Records taken.", &["source"]),
-            lines_split: counters(
-                &registry,
-                LINES_SPLIT,
-                "Lines that became several records.",
-                &["source"],
-            ),
-            hole_bytes: counters(
-                &registry,
-                HOLE_BYTES,
-                "Bytes of holes that were passed over.",
-                &["source"],
-            ),
+            read_bytes: by_source(READ_BYTES, "Bytes read."),
+            records: by_source(RECORDS, "Records taken."),
+            lines_split: by_source(LINES_SPLIT, "Lines that became several records."),
+            hole_bytes: by_source(HOLE_BYTES, "Bytes of holes that were passed over."),
             batches: counter(&registry, BATCHES, "Batches spooled."),
             batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
-            lost_records: counters(
-                &registry,
-                LOST_RECORDS,
-                "Records that are gone and were counted.",
-                &["source", "reason"],
-            ),
-            lost_bytes: counters(
-                &registry,
-                LOST_BYTES,
-                "Bytes that are known to be gone.",
-                &["source", "reason"],
-            ),
-            epochs_closed: counters(
-                &registry,
-                EPOCHS_CLOSED,
-                "Lives of files that ended.",
-                &["source", "reason"],
-            ),
-            skipped_bytes: counters(
-                &registry,
-                SKIPPED_BYTES,
-                "Bytes that the configuration passes over.",
-                &["source", "reason"],
-            ),
+            lost_records: by_reason(LOST_RECORDS, "Records that are gone and were counted."),
+            lost_bytes: by_reason(LOST_BYTES, "Bytes that are known to be gone."),
+            epochs_closed: by_reason(EPOCHS_CLOSED, "Lives of files that ended."),
+            skipped_bytes: by_reason(SKIPPED_BYTES, "Bytes that the configuration passes over."),
             spool_bytes: gauge(&registry, SPOOL_BYTES, "Unacknowledged bytes in the spool."),
             spool_disk_bytes: gauge(&registry, SPOOL_DISK_BYTES, "Bytes of the spool on disk."),
             lag_records: gauge(&registry, LAG_RECORDS, "Unacknowledged records."),
@@ -164,13 +144,13 @@ impl Telemetry {
                 "End of what is fsynced.",
                 &["topic", "partition"],
             ),
-            files: gauges(&registry, FILES, "Files followed.", &["source"]),
-            files_unreadable: gauges(
-                &registry,
-                FILES_UNREADABLE,
-                "Files that cannot be read.",
-                &["source"],
+            files: of_source(FILES, "Files followed."),
+            files_unreadable: of_source(FILES_UNREADABLE, "Files that cannot be read."),
+            file_unread_bytes: of_source(
+                FILE_UNREAD_BYTES,
+                "Bytes of followed files that are not read yet.",
             ),
+            files_open: of_source(FILES_OPEN, "Files held open."),
             sent_records: counter(&registry, SENT_RECORDS, "Records sent."),
             sent_bytes: counter(&registry, SENT_BYTES, "Bytes sent."),
             sessions: counter(&registry, SESSIONS, "Connections made."),
@@ -237,9 +217,15 @@ impl Telemetry {
         skipped.inc_by(bytes);
     }
 
-    /// All metrics as Prometheus text, with the spool's as of now.
-    pub fn text(&self, spool: &Spool, producer: &Stats) -> String {
+    /// All metrics as Prometheus text, with the spool's and the sources' as of now.
+    pub fn text(&self, spool: &Spool, producer: &Stats, sources: &[(String, Totals)]) -> String {
         self.show_producer(producer);
+        for (source, totals) in sources {
+            let unread = self.file_unread_bytes.with_label_values(&[source.as_str()]);
+            unread.set(signed(totals.unread_bytes));
+            let open = self.files_open.with_label_values(&[source.as_str()]);
+            open.set(signed(totals.open_files));
+        }
         for ((source, reason), loss) in spool.losses() {
             let labels = [source.as_str(), reason.as_str()];
             count_up_to(&self.lost_records.with_label_values(&labels), loss.records);

@@ -23,8 +23,10 @@ use commitlog::storage::faulty::FaultyDisk;
 use model::header;
 
 use crate::ambient::{Clock, Now, Random};
+use crate::files::{SourceFiles, State, Totals};
 use crate::limits::LINGER_SHARED_MAX;
 use crate::pipeline::Pipeline;
+use crate::sources::file::audit::Why;
 use crate::sources::file::encoding::Encoding;
 use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
 use crate::sources::{Next, Source};
@@ -348,6 +350,37 @@ impl World {
     pub(crate) fn counted(&self) -> SourceTelemetry {
         let agent = self.agent.as_ref().unwrap();
         agent.telemetry.source(&self.config.name)
+    }
+
+    /// What the agent tells of its files.
+    pub(crate) fn files(&self) -> SourceFiles {
+        self.agent.as_ref().unwrap().pipeline.files().remove(0)
+    }
+
+    /// How much is unread.
+    pub(crate) fn totals(&self) -> Totals {
+        let totals = self.agent.as_ref().unwrap().pipeline.totals();
+        totals[0].1
+    }
+
+    /// The files that are not done with: path, size, offset, state.
+    pub(crate) fn states(&self) -> Vec<(String, u64, u64, State)> {
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let files = self.files().files.into_iter();
+        let mut states: Vec<_> = files
+            .map(|file| (name(&file.path), file.size, file.offset, file.state))
+            .collect();
+        states.sort();
+        states
+    }
+
+    /// The epochs that ended: path, bytes read, bytes unread, why.
+    pub(crate) fn closed(&self) -> Vec<(String, u64, Option<u64>, Why)> {
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let closed = self.files().closed.into_iter();
+        closed
+            .map(|it| (name(&it.path), it.bytes_read, it.bytes_unread, it.why))
+            .collect()
     }
 
     /// All losses, as "reason records bytes".

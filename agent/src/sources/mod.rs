@@ -7,7 +7,9 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use crate::files::{SourceFiles, Totals};
 use crate::pipeline::Outlet;
+use crate::spool::Spool;
 
 pub mod file;
 
@@ -24,6 +26,20 @@ pub trait Source: Send {
 
     /// How long events can wait for a turn before any could be lost.
     fn events_wait_max(&self) -> Duration;
+
+    /// What it knows of its files. A list, made only when somebody asks for it.
+    fn files(&self, spool: &Spool) -> SourceFiles {
+        let _ = spool;
+        SourceFiles {
+            source: self.name().to_owned(),
+            ..SourceFiles::default()
+        }
+    }
+
+    /// How much it has before it, told by positions.
+    fn totals(&self) -> Totals {
+        Totals::default()
+    }
 }
 
 /// When a source wants its next turn.

@@ -32,7 +32,7 @@ pub(crate) const META: &str = "spool.meta";
 pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
 pub(crate) const SNAPSHOTS: [&str; 2] = ["positions.0", "positions.1"];
 const LOCK: &str = "lock";
-const DIR: &str = "spool";
+pub(crate) const DIR: &str = "spool";
 
 /// What opening found.
 #[derive(Debug, Clone, Default)]
@@ -225,7 +225,7 @@ fn load_acknowledged(storage: &dyn Storage, dir: &Path, report: &mut SpoolReport
 }
 
 /// The newest snapshot that is whole.
-fn newest_snapshot(
+pub(super) fn newest_snapshot(
     storage: &dyn Storage,
     dir: &Path,
     report: &mut SpoolReport,

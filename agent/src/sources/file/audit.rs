@@ -19,7 +19,7 @@ use crate::spool::positions::Loss;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Why {
+pub enum Why {
     /// Read to its end.
     Finished,
     /// Its file was cut or written anew in place, which look the same once it has grown again, and no
@@ -41,19 +41,19 @@ pub(crate) enum Why {
 
 /// An epoch that ended for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ClosedEpoch {
+pub struct ClosedEpoch {
     /// The path that it had when it was met.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Its number.
-    pub(crate) epoch: u32,
+    pub epoch: u32,
     /// Bytes that were taken of it.
-    pub(crate) bytes_read: u64,
+    pub bytes_read: u64,
     /// Bytes that were not; `None`: nobody knows how many.
-    pub(crate) bytes_unread: Option<u64>,
+    pub bytes_unread: Option<u64>,
     /// What ended it.
-    pub(crate) why: Why,
+    pub why: Why,
     /// When.
-    pub(crate) at: Timestamp,
+    pub at: Timestamp,
 }
 
 /// How an epoch ends.
@@ -92,7 +92,7 @@ impl Ending {
 
 impl Why {
     /// Its name in metrics, events and documents.
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Why::Finished => "finished",
             Why::Truncated => "truncated",
@@ -105,7 +105,7 @@ impl Why {
     }
 
     /// Whether unread bytes are gone against the user's will.
-    fn is_loss(self) -> bool {
+    pub(super) fn is_loss(self) -> bool {
         match self {
             // What is unread of a finished file was told before, with its own reason.
             Why::Finished
@@ -173,6 +173,11 @@ impl Audit {
         } else {
             tracing::debug!(source, %path, bytes_unread = bytes, reason, "bytes are passed over");
         }
+    }
+
+    /// The epochs that ended last, the oldest first.
+    pub(super) fn recent(&self) -> Vec<ClosedEpoch> {
+        self.closed.iter().cloned().collect()
     }
 
     fn count(&self, bytes: Option<u64>, why: Why, out: &mut Outlet<'_>) {

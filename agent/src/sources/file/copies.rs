@@ -22,9 +22,9 @@ use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
-
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
+use crate::files::{FileState, State};
 use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE};
 use crate::pipeline::Outlet;
 
@@ -78,6 +78,21 @@ enum Likeness {
     /// Its copy, made before the last that was read.
     ShortCopy,
     None,
+}
+
+impl Suspect {
+    /// What is told of it.
+    pub(super) fn report(&self, source: &FileSource) -> FileState {
+        FileState {
+            path: source.directories[self.directory].path.join(&self.name),
+            key: Some(self.key),
+            epoch: None,
+            size: self.size,
+            offset: self.from,
+            state: State::SuspectCopy,
+            detail: None,
+        }
+    }
 }
 
 impl FileSource {

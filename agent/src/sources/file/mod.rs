@@ -15,12 +15,13 @@
 //! | `resume.rs` | where the last run left off |
 //! | `reader.rs` | bytes to records |
 //! | `audit.rs` | what became of every byte |
+//! | `report.rs` | what is told of the files when somebody asks |
 //!
 //! Invariants (**I19**), for each file: what is taken is in the spool's open batch or further; every byte is
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
-mod audit;
+pub mod audit;
 mod compressed;
 mod content;
 mod copies;
@@ -34,6 +35,7 @@ mod lineage;
 pub mod multiline;
 pub(crate) mod pattern;
 mod reader;
+mod report;
 mod resume;
 mod rotation;
 mod vetting;
@@ -54,10 +56,11 @@ use model::position::{FileKey, Position};
 
 use super::{Next, Source};
 use crate::ambient::Now;
+use crate::files::{SourceFiles, Totals};
 use crate::limits::{ATTENTION_EVERY, DEAF_MAX, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
-use crate::spool::Notes;
 use crate::spool::positions::Loss;
+use crate::spool::{Notes, Spool};
 use crate::telemetry::SourceTelemetry;
 use audit::Audit;
 use copies::Suspect;
@@ -270,6 +273,14 @@ impl Source for FileSource {
 
     fn events_wait_max(&self) -> Duration {
         self.watch.as_ref().map_or(DEAF_MAX, Watch::wait_max)
+    }
+
+    fn files(&self, spool: &Spool) -> SourceFiles {
+        self.report(spool)
+    }
+
+    fn totals(&self) -> Totals {
+        self.sum_up()
     }
 }
 

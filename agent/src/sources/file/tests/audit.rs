@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{expected, numbered};
-use crate::limits::COPY_GRACE;
+use crate::files::State;
+use crate::limits::{CLOSED_EPOCHS_MAX, COPY_GRACE, LATE, QUIET};
+use crate::sources::file::StartAt;
+use crate::sources::file::audit::Why;
 use crate::testing::World;
 
 #[test]
@@ -35,4 +38,106 @@ fn a_file_that_was_written_anew_while_the_agent_was_stopped_has_an_unknown_rest(
         ["one", "something else, and longer"]
     );
     assert_eq!(world.losses(), ["cut_while_stopped 1 0"]);
+}
+
+#[test]
+fn a_rotated_file_is_told_as_finished_once() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.settle();
+    world.rename("a.log", "old");
+    world.run_for(QUIET + LATE + Duration::from_secs(1));
+    let whole = ("a.log".to_owned(), 4, Some(0), Why::Finished);
+    assert_eq!(world.closed(), [whole]);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn what_was_there_before_the_first_start_is_told_as_passed_over() {
+    let mut world = World::new();
+    world.config.start_at = StartAt::End;
+    world.append("a.log", "before\n");
+    world.settle();
+    world.append("a.log", "one\n");
+    world.settle();
+    world.remove("a.log");
+    world.run_for(QUIET + LATE + Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+    assert_eq!(
+        world.closed(),
+        [("a.log".to_owned(), 4, Some(7), Why::Finished)]
+    );
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn each_file_says_what_it_waits_for() {
+    let mut world = World::new();
+    world.append("end.log", "one\n");
+    world.append("line.log", "one\ntwo");
+    world.append("rotated.log", "one\n");
+    world.append("deleted.log", "one\n");
+    let _writers = [world.writer("rotated.log"), world.writer("deleted.log")];
+    std::os::unix::fs::symlink(world.path("end.log"), world.path("link.log")).unwrap();
+    world.settle();
+    world.rename("rotated.log", "old");
+    world.remove("deleted.log");
+    world.append("rotated.log", "two\n");
+    world.settle();
+    let mut states = world.states();
+    states.sort();
+    let state = |name: &str, size, offset, state| (name.to_owned(), size, offset, state);
+    assert_eq!(
+        states,
+        [
+            state("deleted.log", 4, 4, State::Deleted),
+            state("end.log", 4, 4, State::AtEnd),
+            state("line.log", 7, 4, State::UnfinishedLine),
+            state("link.log", 0, 0, State::OtherPath),
+            state("rotated.log", 4, 0, State::Behind),
+            state("rotated.log", 4, 4, State::Rotated),
+        ]
+    );
+}
+
+#[test]
+fn the_list_of_what_ended_is_bounded_and_keeps_what_was_not_read() {
+    let mut world = World::new();
+    world.append("lost.log", "unread");
+    world.settle();
+    world.truncate("lost.log");
+    world.run_for(COPY_GRACE * 2);
+    for n in 0..2 * CLOSED_EPOCHS_MAX {
+        world.append(&format!("{n}.log"), &format!("line {n}\n"));
+    }
+    world.settle();
+    for n in 0..2 * CLOSED_EPOCHS_MAX {
+        world.remove(&format!("{n}.log"));
+    }
+    world.run_for(QUIET + LATE + Duration::from_secs(1));
+    let closed = world.closed();
+    assert_eq!(closed.len(), CLOSED_EPOCHS_MAX);
+    assert_eq!(
+        closed[0],
+        ("lost.log".to_owned(), 0, Some(6), Why::Truncated)
+    );
+}
+
+#[test]
+fn the_unread_bytes_are_told_by_positions() {
+    let mut world = World::new();
+    world.append("a.log", "one\nunfinished");
+    world.settle();
+    let of = |world: &World| {
+        world
+            .files()
+            .files
+            .iter()
+            .map(|it| it.size - it.offset)
+            .sum::<u64>()
+    };
+    assert_eq!((world.totals().unread_bytes, of(&world)), (10, 10));
+    world.append("a.log", "\n");
+    world.settle();
+    assert_eq!((world.totals().unread_bytes, of(&world)), (0, 0));
 }

@@ -1,0 +1,68 @@
+//! The report where no agent runs: what the spool's positions say, and what lies at their paths now.
+//! Nothing is changed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use commitlog::error::Result;
+use commitlog::storage::Storage;
+use commitlog::storage::disk::Disk;
+
+use super::{FileRow, FileState, FilesReport, State};
+use crate::spool::stored_positions;
+
+/// What is known of the files of an agent that does not run.
+pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
+    let storage: Arc<dyn Storage> = Arc::new(Disk);
+    let positions = stored_positions(&storage, data_dir)?;
+    // The newest life of a path is the one that it names.
+    let mut newest: BTreeMap<_, u32> = BTreeMap::new();
+    for placed in &positions {
+        let number = newest.entry(placed.position.lineage).or_default();
+        *number = placed.position.epoch.max(*number);
+    }
+    let mut report = FilesReport {
+        note: Some(format!(
+            "no agent runs on {}: this is what its spool has, and what is at the paths now",
+            data_dir.display()
+        )),
+        ..FilesReport::default()
+    };
+    for placed in positions {
+        let position = placed.position;
+        let is_newest = newest.get(&position.lineage) == Some(&position.epoch);
+        if position.finished && !is_newest {
+            continue;
+        }
+        let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
+        let lineage = path(&position.path);
+        let place = position.place.as_deref().map(path);
+        let found = [place.as_ref(), Some(&lineage)]
+            .into_iter()
+            .flatten()
+            .find_map(|path| {
+                let metadata = std::fs::metadata(path).ok()?;
+                (metadata.ino() == position.key.inode).then_some(metadata.len())
+            });
+        let file = FileState {
+            path: lineage,
+            key: Some(position.key),
+            epoch: Some((position.lineage, position.epoch)),
+            size: found.unwrap_or(position.offset),
+            offset: position.offset,
+            state: match found {
+                _ if position.finished => State::Finished,
+                Some(_) => State::Stopped,
+                None => State::Missing,
+            },
+            detail: place.map(|place| format!("was last seen at {}", place.display())),
+        };
+        report.files.push(FileRow::new("-", &file, position.offset));
+    }
+    report.sort();
+    Ok(report)
+}

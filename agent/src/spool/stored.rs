@@ -1,0 +1,59 @@
+//! The positions of a spool that nobody has open, read without changing anything.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use commitlog::error::{Error, Result};
+use commitlog::id::TopicPartition;
+use commitlog::log::inspect::{DumpRecords, Dumped, dump_dir};
+use commitlog::storage::{EntryKind, Storage};
+use model::header;
+use model::position::Position;
+
+use super::open::{DIR, SpoolReport, newest_snapshot};
+use super::positions::{Placed, Table};
+
+/// How far each file was read, as of the newest snapshot and the batches behind it. What of them is
+/// damaged is passed over, as the next start would.
+pub fn stored_positions(storage: &Arc<dyn Storage>, data_dir: &Path) -> Result<Vec<Placed>> {
+    let dir = data_dir.join(DIR);
+    let entries = storage
+        .list(&dir)
+        .map_err(|error| Error::io(format!("there is no spool in {}", dir.display()), error))?;
+    let snapshot = newest_snapshot(&**storage, &dir, &mut SpoolReport::default());
+    let (folded, mut table) = match snapshot {
+        Some(snapshot) => (snapshot.folded, snapshot.table),
+        None => Default::default(),
+    };
+    for entry in entries {
+        let name: Option<TopicPartition> = entry.name.to_str().and_then(|name| name.parse().ok());
+        let (EntryKind::Directory, Some(name)) = (entry.kind, name) else {
+            continue;
+        };
+        let from = folded.get(&name).copied().unwrap_or_default();
+        let partition = dir.join(&entry.name);
+        dump_dir(storage, &partition, from, DumpRecords::Yes, &mut |dumped| {
+            take(dumped, &name, &mut table);
+            Ok(())
+        })?;
+    }
+    Ok(table.positions.into_values().collect())
+}
+
+fn take(dumped: Dumped, name: &TopicPartition, table: &mut Table) {
+    let Dumped::Batch(batch) = dumped else {
+        return;
+    };
+    let records = batch.records.unwrap_or_default();
+    let headers = records.into_iter().flat_map(|record| record.headers);
+    for (key, value) in headers {
+        if key.as_bytes() == header::POSITION.as_bytes()
+            && let Some(Ok(position)) = value.as_deref().map(Position::decode)
+        {
+            table.put(Placed {
+                position,
+                partition: Some(name.clone()),
+            });
+        }
+    }
+}
