@@ -63,7 +63,7 @@ pub struct ShipConfig {
 }
 
 /// The user's own certificates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShipTls {
     /// PEM file of the authorities that the aggregator's certificate must come from.
     pub ca: PathBuf,

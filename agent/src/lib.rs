@@ -6,6 +6,7 @@
 //! | [`check`] | what the configured patterns match, and what of it cannot be read |
 //! | [`identity`], [`join`] | who the agent is to aggregators, and how it gets that |
 //! | [`running`] | one agent from start to stop |
+//! | [`reload`] | what of a new configuration is taken over meanwhile |
 //! | [`sources`] | files to records |
 //! | [`pipeline`], [`router`] | records to batches, batches to the spool |
 //! | [`spool`] | the queue on disk, and the positions of all files |
@@ -25,6 +26,7 @@ pub mod join;
 pub mod limits;
 pub mod pipeline;
 pub mod producer;
+pub mod reload;
 pub mod router;
 pub mod running;
 pub mod sources;

@@ -12,7 +12,8 @@ use agent::control::ask_files;
 use agent::files::stopped;
 use agent::join::{Joining, join};
 use agent::producer::transport::SystemTransport;
-use agent::running::{self, Parts};
+use agent::reload::Change;
+use agent::running::{self, Parts, Running};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use config::join::token::JoinToken;
@@ -105,6 +106,8 @@ The smallest file:
   logs:
     app: {files: [\"/srv/app/*.log\"], topic: logs}
 
+SIGHUP reloads FILE: changed sources go on where they are, the others are not touched, and a file with
+a mistake changes nothing.
 The first SIGTERM or SIGINT sends what is spooled, for up to five seconds; a second one exits at once.
 Nothing is lost either way: what is not sent is in the spool.";
 
@@ -171,17 +174,25 @@ fn loaded(configured: &Configured) -> anyhow::Result<Loaded<AgentConfig>> {
 fn run(configured: &Configured) -> anyhow::Result<()> {
     let loaded = loaded(configured)?;
     say_events()?;
-    runtime()?.block_on(run_until_signal(loaded.config))
+    runtime()?.block_on(run_until_signal(loaded.config, configured))
 }
 
-async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
+async fn run_until_signal(config: AgentConfig, configured: &Configured) -> anyhow::Result<()> {
     let mut stop = StopSignals::listen()?;
-    let running = running::start(config, Parts::real()).await?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut running = running::start(config, Parts::real()).await?;
     let http = running.http_addr.map(tracing::field::display);
     tracing::info!(http, "ready");
-    let failed = tokio::select! {
-        () = stop.next() => false,
-        () = running.failed() => true,
+    let failed = loop {
+        tokio::select! {
+            () = stop.next() => break false,
+            () = running.failed() => break true,
+            _ = hangup.recv() => {}
+        }
+        tokio::select! {
+            () = stop.next() => break false,
+            () = reload(&mut running, configured) => {}
+        }
     };
     tracing::info!("stopping; again to stop at once");
     tokio::select! {
@@ -193,6 +204,35 @@ async fn run_until_signal(config: AgentConfig) -> anyhow::Result<()> {
         bail!("a part of the agent ended; the events above say why");
     }
     Ok(())
+}
+
+/// Takes over what the file says now. Where it says something wrong all stays as it is.
+async fn reload(running: &mut Running, configured: &Configured) {
+    let loaded = match loaded(configured) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let problems = format!("{problems:#}");
+            return tracing::error!(
+                problems,
+                "configuration is not reloaded: nothing has changed"
+            );
+        }
+    };
+    let difference = match running.reload(loaded.config).await {
+        Ok(difference) => difference,
+        Err(error) => {
+            let error = format!("{error:#}");
+            return tracing::error!(error, "configuration is not reloaded: nothing has changed");
+        }
+    };
+    for Change { option, was, is } in &difference.changes {
+        tracing::info!(option, was, is, "changed");
+    }
+    for option in &difference.restart {
+        tracing::warn!(option, "changed in the file: restart to apply");
+    }
+    let changes = difference.changes.len();
+    tracing::info!(changes, "configuration reloaded");
 }
 
 fn say_checked(configured: &Configured) -> anyhow::Result<()> {

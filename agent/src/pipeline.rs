@@ -28,13 +28,15 @@ use crate::spool::positions::{Loss, Placed};
 use crate::telemetry::Telemetry;
 use destination::Destination;
 use linger::Linger;
-use requests::{Inbox, Request};
+use requests::{Inbox, Replacement, Request};
 
 /// The sources, and what is on its way from them to the spool.
 pub struct Pipeline {
     sources: Vec<Box<dyn Source>>,
     /// Where questions come from, if anybody can ask.
     inbox: Option<Inbox>,
+    /// Sources that wait to take the place of others.
+    replacement: Option<Replacement>,
     flow: Flow,
 }
 
@@ -82,6 +84,7 @@ impl Pipeline {
         Pipeline {
             sources,
             inbox: None,
+            replacement: None,
             flow: Flow {
                 router: Router::new(spool.clone()),
                 spool,
@@ -103,10 +106,14 @@ impl Pipeline {
     /// One step; when the next one is due.
     pub fn turn(&mut self, now: Now) -> Next {
         self.answer();
+        self.replace(now);
         for destination in &mut self.flow.destinations {
             destination.offer(&self.flow.spool, &self.flow.telemetry);
         }
         let mut next = Next::At(now.monotonic + IDLE_MAX);
+        if self.replacement.is_some() {
+            next = Next::At(now.monotonic + SPOOL_RETRY);
+        }
         for source in &mut self.sources {
             let mut out = Outlet {
                 flow: &mut self.flow,
@@ -130,8 +137,40 @@ impl Pipeline {
                 Request::Totals(answer) => {
                     answer.send(self.totals()).ok();
                 }
+                // The one before it is not done: its asker has gone.
+                Request::Replace(replacement) => self.replacement = Some(replacement),
             }
         }
+    }
+
+    /// Has these sources take the place of those with their names as soon as that can be.
+    #[cfg(test)]
+    pub(crate) fn put(&mut self, sources: Vec<Box<dyn Source>>) {
+        let (done, _) = tokio::sync::oneshot::channel();
+        self.replacement = Some(Replacement { sources, done });
+    }
+
+    /// Puts new sources in the place of those with their names, once all that those have taken is in the
+    /// spool: the new ones go on from its positions.
+    fn replace(&mut self, now: Now) {
+        if self.replacement.is_none() || !self.flush(now) {
+            return;
+        }
+        let Some(Replacement { sources, done }) = self.replacement.take() else {
+            return;
+        };
+        for mut source in sources {
+            let mut held = self.sources.iter_mut();
+            match held.find(|held| held.name() == source.name()) {
+                Some(held) => {
+                    source.inherit(held.hand_over());
+                    *held = source;
+                }
+                None => self.sources.push(source),
+            }
+        }
+        // Who asked may have gone.
+        done.send(()).ok();
     }
 
     /// What every source knows of its files.

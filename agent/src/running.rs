@@ -26,6 +26,7 @@ use crate::pipeline::requests::Requests;
 use crate::pipeline::thread::{Waker, spawn};
 use crate::producer::transport::{SystemTransport, Transport};
 use crate::producer::{Host, Producer, ShipConfig};
+use crate::reload::{Difference, compare, restart_needed, taken_over};
 use crate::sources::Source;
 use crate::sources::file::{FileConfig, FileSource, StartAt};
 use crate::spool::{Spool, SpoolConfig, SyncTurn};
@@ -57,6 +58,11 @@ pub struct Running {
     producer: TaskHandle<()>,
     status: Option<TaskHandle<()>>,
     control: Option<control::Served>,
+    requests: Requests,
+    telemetry: Telemetry,
+    /// What holds, with what was reloaded since the start.
+    config: AgentConfig,
+    host: Host,
     shipping: CancellationToken,
     failed: CancellationToken,
 }
@@ -81,7 +87,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
     let spool = open_spool(&config, &parts).await?;
     let telemetry = Telemetry::new();
     let host = host(&config);
-    let sources = sources(&config, &host, &spool, &telemetry)?;
+    let sources = sources(file_sources(&config, &host), &spool, &telemetry)?;
 
     let waker = Waker::new().context("cannot make a pipe")?;
     let failed = CancellationToken::new();
@@ -92,7 +98,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
         Arc::clone(&parts.random),
     );
     producer.transport = parts.transport;
-    producer.host = host;
+    producer.host = host.clone();
     let wake = waker.clone();
     let (requests, inbox) = Requests::new(Arc::new(move || wake.wake()));
     let status = Status::new(
@@ -138,6 +144,10 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
         producer,
         status,
         control,
+        requests,
+        telemetry,
+        config,
+        host,
         shipping,
         failed,
     })
@@ -147,6 +157,25 @@ impl Running {
     /// The spool, to be asked how much is in it.
     pub fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// Takes over what of another configuration can be taken over, all of it or nothing, and says what
+    /// that changed. Done when the new sources have begun.
+    pub async fn reload(&mut self, wanted: AgentConfig) -> anyhow::Result<Difference> {
+        let restart = restart_needed(&self.config, &wanted);
+        let taken = taken_over(&self.config, wanted);
+        let running = file_sources(&self.config, &self.host);
+        let mut difference = compare(&running, &file_sources(&taken, &self.host));
+        difference.restart = restart;
+        let changed = std::mem::take(&mut difference.sources);
+        let new = sources(changed.clone(), &self.spool, &self.telemetry)?;
+        if !new.is_empty() {
+            let replaced = self.requests.replace(new).await;
+            replaced.context("the data thread has ended")?;
+        }
+        self.config = taken;
+        difference.sources = changed;
+        Ok(difference)
     }
 
     /// Waits until a part that must not end has ended.
@@ -259,13 +288,12 @@ fn aggregators(config: &AgentConfig, identity: &ClientIdentity) -> anyhow::Resul
 
 /// One source for each entry under `logs`.
 fn sources(
-    config: &AgentConfig,
-    host: &Host,
+    configs: Vec<FileConfig>,
     spool: &Spool,
     telemetry: &Telemetry,
 ) -> anyhow::Result<Vec<Box<dyn Source>>> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    for file in file_sources(config, host) {
+    for file in configs {
         let name = file.name.clone();
         let source = FileSource::new(file, &spool.salt(), telemetry.source(&name))
             .with_context(|| format!("logs.{name}"))?;

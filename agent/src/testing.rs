@@ -237,6 +237,15 @@ impl World {
         });
     }
 
+    /// Has the running agent go on with what `config` says now, as SIGHUP does.
+    pub(crate) fn reload(&mut self) {
+        let spool = self.spool();
+        let agent = self.agent.as_mut().unwrap();
+        let telemetry = agent.telemetry.source(&self.config.name);
+        let source = FileSource::new(self.config.clone(), &spool.salt(), telemetry);
+        agent.pipeline.put(vec![Box::new(source.unwrap())]);
+    }
+
     /// As `kill -9`: what is written stays written, all else is gone.
     pub(crate) fn kill(&mut self) {
         self.agent = None;

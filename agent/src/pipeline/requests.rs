@@ -1,12 +1,14 @@
-//! Questions to the data thread. It owns the sources, so whoever wants to know something sends a message,
-//! which its next turn answers.
+//! Questions to the data thread, and changes of its sources. It owns them, so whoever wants something
+//! sends a message, which its next turn answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{REQUEST_MAX, REQUESTS_MAX};
+use crate::sources::Source;
 
 /// Asks the data thread. Clones ask the same one.
 #[derive(Clone)]
@@ -26,6 +28,14 @@ pub(super) enum Request {
     Files(oneshot::Sender<Vec<SourceFiles>>),
     /// How much every source has before it.
     Totals(oneshot::Sender<Vec<(String, Totals)>>),
+    /// Sources that take the place of those with their names, or are new.
+    Replace(Replacement),
+}
+
+/// A change of sources under way.
+pub(super) struct Replacement {
+    pub(super) sources: Vec<Box<dyn Source>>,
+    pub(super) done: oneshot::Sender<()>,
 }
 
 impl Requests {
@@ -37,22 +47,33 @@ impl Requests {
 
     /// What every source knows of its files; `None` when the data thread does not answer in time.
     pub async fn files(&self) -> Option<Vec<SourceFiles>> {
-        self.ask(Request::Files).await
+        self.ask(Request::Files, REQUEST_MAX).await
     }
 
     /// How much every source has before it, by the sources' names.
     pub async fn totals(&self) -> Option<Vec<(String, Totals)>> {
-        self.ask(Request::Totals).await
+        self.ask(Request::Totals, REQUEST_MAX).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    /// Puts `sources` in the place of those with their names. Done when everything that the old ones had
+    /// taken is in the spool, which takes as long as the spool is full.
+    pub async fn replace(&self, sources: Vec<Box<dyn Source>>) -> Option<()> {
+        let request = |done| Request::Replace(Replacement { sources, done });
+        self.ask(request, Duration::MAX).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        within: Duration,
+    ) -> Option<T> {
         let (sender, answer) = oneshot::channel();
         let asked = async {
             self.sender.send(request(sender)).await.ok()?;
             (self.wake)();
             answer.await.ok()
         };
-        tokio::time::timeout(REQUEST_MAX, asked).await.ok()?
+        tokio::time::timeout(within, asked).await.ok()?
     }
 }
 

@@ -4,12 +4,17 @@
 //! before it takes anything from the world, and puts into each batch, on the last record of a file,
 //! the position to go on from. So it never buffers, and it needs no checkpoint of its own.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+use model::position::FileKey;
 
 use crate::files::{SourceFiles, Totals};
 use crate::pipeline::Outlet;
 use crate::spool::Spool;
+use file::audit::ClosedEpoch;
 
 pub mod file;
 
@@ -36,10 +41,41 @@ pub trait Source: Send {
         }
     }
 
+    /// What it leaves to the source that takes its place. It has no more turns.
+    fn hand_over(&mut self) -> Inheritance {
+        Inheritance::default()
+    }
+
+    /// Takes over what the source left whose place it takes, before its first turn.
+    fn inherit(&mut self, left: Inheritance) {
+        drop(left);
+    }
+
     /// How much it has before it, told by positions.
     fn totals(&self) -> Totals {
         Totals::default()
     }
+}
+
+/// What a source leaves to the one that takes its place.
+#[derive(Default)]
+pub struct Inheritance {
+    /// Files that may have no name any more: nobody can open them again.
+    pub files: Vec<OpenFile>,
+    /// Files that were said not to be meant.
+    pub aside: HashSet<FileKey>,
+    /// Lives of files that ended, the last ones.
+    pub closed: Vec<ClosedEpoch>,
+}
+
+/// An open file that is left to another source.
+pub struct OpenFile {
+    /// The file.
+    pub file: File,
+    /// Which inode it is.
+    pub key: FileKey,
+    /// Its path names it no more, and it is not read to its end.
+    pub is_draining: bool,
 }
 
 /// When a source wants its next turn.

@@ -175,6 +175,11 @@ impl Audit {
         }
     }
 
+    /// Takes over the list of the source whose place this one takes.
+    pub(super) fn inherit(&mut self, closed: Vec<ClosedEpoch>) {
+        self.closed = closed.into();
+    }
+
     /// The epochs that ended last, the oldest first.
     pub(super) fn recent(&self) -> Vec<ClosedEpoch> {
         self.closed.iter().cloned().collect()

@@ -160,6 +160,9 @@ impl FileSource {
 
     /// Looks at what a path names now.
     fn look(&mut self, directory: usize, name: &OsStr, out: &mut Outlet<'_>) {
+        if !self.is_meant(directory, name) {
+            return self.path_gone(directory, name, out.now());
+        }
         let path = self.directories[directory].path.join(name);
         match self.open(&path) {
             Ok(Some(opened)) => {

@@ -41,7 +41,7 @@ mod rotation;
 mod vetting;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -54,7 +54,7 @@ use commitlog::id::{TopicName, TopicPartition};
 use model::header;
 use model::position::{FileKey, Position};
 
-use super::{Next, Source};
+use super::{Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{ATTENTION_EVERY, DEAF_MAX, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
@@ -74,7 +74,7 @@ use vetting::Vettings;
 use watch::{Hint, Spot, Watch};
 
 /// What a file source follows, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileConfig {
     /// The user's name for it.
     pub name: String,
@@ -137,6 +137,10 @@ pub struct FileSource {
     known: HashMap<FileKey, EpochId>,
     /// What was read of files that the patterns no longer mean.
     aside: HashMap<FileKey, Position>,
+    /// What the source left whose place this one takes, until it has resumed.
+    inherited: HashMap<FileKey, OpenFile>,
+    /// Files of which was said before that they are not meant.
+    told_aside: HashSet<FileKey>,
     suspects: Vec<Suspect>,
     vettings: Vettings,
     /// Lineages that may have something to read.
@@ -221,6 +225,8 @@ impl FileSource {
             free_lineages: Vec::new(),
             known: HashMap::new(),
             aside: HashMap::new(),
+            inherited: HashMap::new(),
+            told_aside: HashSet::new(),
             suspects: Vec::new(),
             vettings: Vettings::default(),
             ready: VecDeque::new(),
@@ -248,6 +254,7 @@ impl Source for FileSource {
         self.take_hints(now);
         if self.phase == Phase::New {
             self.resume(out);
+            self.inherited.clear();
         }
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
             self.reconcile(out);
@@ -281,6 +288,14 @@ impl Source for FileSource {
 
     fn totals(&self) -> Totals {
         self.sum_up()
+    }
+
+    fn hand_over(&mut self) -> Inheritance {
+        self.leave()
+    }
+
+    fn inherit(&mut self, left: Inheritance) {
+        self.take_over(left);
     }
 }
 
@@ -334,9 +349,15 @@ impl FileSource {
         }
     }
 
+    /// Whether a name is followed: a path that matches, or what a link leads to whose own path does. A
+    /// path that a change of the configuration left behind is not, though its last files are drained.
     fn is_meant(&self, directory: usize, name: &OsStr) -> bool {
         let directory = &self.directories[directory];
-        directory.names.contains_key(name) || self.patterns.matches(&directory.path.join(name))
+        let lineage = directory.names.get(name);
+        match lineage.and_then(|&index| self.lineages[index].as_ref()) {
+            Some(lineage) => self.patterns.matches(&lineage.path),
+            None => self.patterns.matches(&directory.path.join(name)),
+        }
     }
 
     fn reconcile_by(&mut self, at: Duration) {

@@ -25,7 +25,7 @@ use super::discovery::{Opened, is_absent};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life};
 use super::reader::Reader;
-use super::{EpochId, FileSource, Phase};
+use super::{EpochId, FileSource, Inheritance, OpenFile, Phase};
 use crate::ambient::Now;
 use crate::pipeline::Outlet;
 use crate::spool::positions::Placed;
@@ -50,8 +50,14 @@ impl FileSource {
             epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
             let path = path_of(&epochs[0].position);
             if !self.patterns.reaches(&path) {
-                self.set_aside(&path, epochs, out);
-                continue;
+                // What was rotated while it was meant is still read to its end.
+                let is_draining = |placed: &Placed| {
+                    let left = self.inherited.get(&placed.position.key);
+                    left.is_some_and(|left| left.is_draining)
+                };
+                let (draining, aside) = epochs.into_iter().partition(is_draining);
+                self.set_aside(&path, aside, out);
+                epochs = draining;
             }
             for placed in epochs {
                 self.resume_epoch(placed, out);
@@ -80,7 +86,9 @@ impl FileSource {
                     why: Why::Excluded,
                 };
                 let epoch = resumed(&position, out.now());
-                self.audit.closed(path, &epoch, ending, out);
+                if !self.told_aside.contains(&position.key) {
+                    self.audit.closed(path, &epoch, ending, out);
+                }
             }
             self.aside.insert(position.key, position);
         }
@@ -126,7 +134,7 @@ impl FileSource {
         let found = if self.known.contains_key(&position.key) {
             Ok(None)
         } else {
-            self.find(&path, &position)
+            self.find_or_inherit(&path, &position)
         };
         let epoch = resumed(&position, out.now());
         if let Some(lineage) = &mut self.lineages[index] {
@@ -165,7 +173,8 @@ impl FileSource {
             return;
         };
         if !is_named {
-            epoch.place = Some(place);
+            // A file that was inherited may have no name.
+            epoch.place = Some(place).filter(|place| !place.as_os_str().is_empty());
             if !position.finished {
                 epoch.life = Life::Detached(now.monotonic);
             }
@@ -247,6 +256,62 @@ impl FileSource {
         epoch.life = Life::Truncated(now);
         epoch.cut_by = Why::MissingAfterRestart;
         self.seek_copy(id, out);
+    }
+
+    /// What this source leaves to the one that takes its place.
+    pub(super) fn leave(&mut self) -> Inheritance {
+        let mut left = Inheritance {
+            files: Vec::new(),
+            aside: self.aside.keys().copied().collect(),
+            closed: self.audit.recent(),
+        };
+        let lineages = self.lineages.iter().flatten();
+        for epoch in lineages.flat_map(|lineage| &lineage.epochs) {
+            let Some(file) = epoch.content.as_ref().map(Content::file) else {
+                continue;
+            };
+            match file.try_clone() {
+                Ok(file) => left.files.push(OpenFile {
+                    file,
+                    key: epoch.key,
+                    is_draining: matches!(epoch.life, Life::Detached(_)),
+                }),
+                Err(error) => tracing::warn!(source = self.config.name, %error,
+                    "an open file is looked for by its name"),
+            }
+        }
+        left
+    }
+
+    /// Takes over what the source left whose place this one takes.
+    pub(super) fn take_over(&mut self, left: Inheritance) {
+        let files = left.files.into_iter();
+        self.inherited = files.map(|left| (left.key, left)).collect();
+        self.told_aside = left.aside;
+        self.audit.inherit(left.closed);
+    }
+
+    /// Finds the inode of a position, by name or because it was never closed. That one's place is empty.
+    fn find_or_inherit(
+        &mut self,
+        path: &Path,
+        position: &Position,
+    ) -> io::Result<Option<(PathBuf, Opened)>> {
+        let inherited = self.inherited.remove(&position.key);
+        if let Ok(Some(found)) = self.find(path, position) {
+            return Ok(Some(found));
+        }
+        let Some(OpenFile { file, key, .. }) = inherited else {
+            return self.find(path, position);
+        };
+        let size = file.metadata()?.len();
+        let opened = Opened {
+            file,
+            key,
+            size,
+            from: 0,
+        };
+        Ok(Some((PathBuf::new(), opened)))
     }
 
     /// Finds the inode of a position: at its path, where it was last, or under another name beside it.

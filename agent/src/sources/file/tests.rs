@@ -8,6 +8,7 @@ mod encoding;
 mod logrotate;
 mod multiline;
 mod reading;
+mod reload;
 mod restarts;
 mod waiting;
 

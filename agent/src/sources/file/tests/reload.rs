@@ -1,0 +1,184 @@
+//! A configuration that changes while the agent runs: committed offsets stay, whatever changes.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::{expected, numbered};
+use crate::files::State;
+use crate::limits::{COPY_GRACE, LATE, QUIET};
+use crate::sources::file::audit::Why;
+use crate::spool::SyncTurn;
+use crate::testing::World;
+
+#[test]
+fn a_reload_that_changes_labels_keeps_every_offset() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..50));
+    world.turn();
+    // Something is taken and not in the spool yet.
+    world.config.labels = vec![("host.name".to_owned(), "other".to_owned())];
+    world.reload();
+    world.append("a.log", &numbered(50..60));
+    world.settle();
+    assert_eq!(world.lines_of("a.log"), expected(0..60));
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_topic_that_is_changed_goes_for_the_records_from_then_on() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.settle();
+    world.config.topic = "other".parse().unwrap();
+    world.reload();
+    world.append("a.log", "two\n");
+    world.run_for(Duration::from_secs(3));
+    let topics = world.spool().partitions();
+    let topics: Vec<&str> = topics.iter().map(|it| it.topic.as_str()).collect();
+    assert_eq!(topics, ["logs", "other"]);
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+}
+
+#[test]
+fn a_file_that_is_excluded_is_set_aside_with_its_unread_bytes_told() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.append("b.log", "one\nunread");
+    world.settle();
+    world.config.exclude = vec![world.path("b.log").display().to_string()];
+    world.reload();
+    world.settle();
+    assert_eq!(
+        world.closed(),
+        [("b.log".to_owned(), 4, Some(6), Why::Excluded)]
+    );
+    world.append("b.log", " too\n");
+    world.append("a.log", "two\n");
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+    assert_eq!(world.lines_of("b.log"), ["one"]);
+    assert!(world.losses().is_empty());
+    // It is told once, however often is reloaded, and goes on where it was.
+    world.reload();
+    world.settle();
+    assert_eq!(world.closed().len(), 1);
+    world.config.exclude.clear();
+    world.reload();
+    world.settle();
+    assert_eq!(world.lines_of("b.log"), ["one", "unread too"]);
+}
+
+#[test]
+fn a_rotated_file_that_is_not_meant_any_more_is_drained() {
+    let mut world = World::new();
+    let mut old = world.writer("b.log");
+    old.write_all(b"one\n").unwrap();
+    world.settle();
+    world.rename("b.log", "old");
+    world.settle();
+    world.append("b.log", "new\n");
+    world.settle();
+    world.config.exclude = vec![world.path("b.log").display().to_string()];
+    world.reload();
+    old.write_all(b"two\n").unwrap();
+    drop(old);
+    world.run_for(QUIET + LATE + Duration::from_secs(11));
+    assert_eq!(world.lines_of("b.log"), ["one", "two"]);
+    let aside = ("b.log".to_owned(), 0, 0, State::NotMeant);
+    assert_eq!(world.states(), [aside]);
+    let ended: Vec<Why> = world
+        .closed()
+        .into_iter()
+        .map(|(_, _, _, why)| why)
+        .collect();
+    assert_eq!(ended, [Why::Excluded, Why::Finished]);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_deleted_file_outlives_a_reload_by_its_descriptor() {
+    let mut world = World::new();
+    let mut old = world.writer("a.log");
+    old.write_all(b"one\n").unwrap();
+    world.settle();
+    world.remove("a.log");
+    world.settle();
+    old.write_all(b"two\n").unwrap();
+    world.config.labels.clear();
+    world.reload();
+    world.settle();
+    old.write_all(b"three\n").unwrap();
+    drop(old);
+    world.run_for(QUIET + COPY_GRACE);
+    assert_eq!(world.lines_of("a.log"), ["one", "two", "three"]);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn files_that_are_meant_anew_are_read_from_their_beginning() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.append("b.txt", "one\n");
+    world.settle();
+    world
+        .config
+        .files
+        .push(world.path("*.txt").display().to_string());
+    world.reload();
+    world.settle();
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+    assert_eq!(world.lines_of("b.txt"), ["one"]);
+}
+
+#[test]
+fn a_source_that_is_gone_reads_nothing_and_forgets_nothing() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.settle();
+    let files = std::mem::take(&mut world.config.files);
+    world.reload();
+    world.append("a.log", "two\n");
+    world.append("b.log", "two\n");
+    world.run_for(Duration::from_secs(12));
+    assert_eq!(world.lines_of("a.log"), ["one"]);
+    assert!(world.lines_of("b.log").is_empty());
+    world.config.files = files;
+    world.reload();
+    world.settle();
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+    assert_eq!(world.lines_of("b.log"), ["two"]);
+}
+
+#[test]
+fn a_reload_waits_until_a_full_spool_has_room() {
+    let mut world = World::new();
+    world.spool_config.bytes_max = 16 << 10;
+    world.spool_config.segment_bytes = 4 << 10;
+    world.append("a.log", "one\n");
+    world.settle();
+    let mut seed = 1;
+    let lines = (0..64).flat_map(|_| [super::noise(&mut seed, 1000), b"\n".to_vec()]);
+    std::fs::write(world.path("b.log"), lines.flatten().collect::<Vec<u8>>()).unwrap();
+    world.run_for(Duration::from_secs(1));
+    assert!(world.spool().is_full());
+    world.config.labels.clear();
+    world.reload();
+    world.append("a.log", "two\n");
+    world.run_for(Duration::from_secs(1));
+    let mut lines = 0;
+    for _ in 0..100 {
+        let spool = world.spool();
+        while matches!(spool.sync_turn(), SyncTurn::Worked { .. }) {}
+        lines += world
+            .lines_of("a.log")
+            .iter()
+            .filter(|line| *line == "two")
+            .count();
+        for partition in spool.partitions() {
+            spool.acknowledge(&partition, spool.range(&partition).durable_end);
+        }
+        world.run_for(Duration::from_millis(200));
+    }
+    assert_eq!(lines, 1);
+    assert!(world.losses().is_empty());
+}
