@@ -20,10 +20,13 @@ use crate::ambient::{Clock, Random, system_clock, system_random};
 use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
 use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
-use crate::limits::{SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, SYNC_BUSY_BYTES, SYNC_REST};
+use crate::limits::{
+    SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES, SYNC_REST,
+};
 use crate::pipeline::Pipeline;
 use crate::pipeline::requests::Requests;
 use crate::pipeline::thread::{Waker, spawn};
+use crate::producer::stats::Stats;
 use crate::producer::transport::{SystemTransport, Transport};
 use crate::producer::{Host, Producer, ShipConfig};
 use crate::reload::{Difference, compare, restart_needed, taken_over};
@@ -56,8 +59,7 @@ pub struct Running {
     sync: JoinHandle<()>,
     sync_stop: Arc<AtomicBool>,
     producer: TaskHandle<()>,
-    status: Option<TaskHandle<()>>,
-    control: Option<control::Served>,
+    telling: Telling,
     requests: Requests,
     telemetry: Telemetry,
     /// What holds, with what was reloaded since the start.
@@ -65,6 +67,53 @@ pub struct Running {
     host: Host,
     shipping: CancellationToken,
     failed: CancellationToken,
+}
+
+/// What tells others how the agent fares.
+struct Telling {
+    http_addr: Option<std::net::SocketAddr>,
+    tasks: Vec<TaskHandle<()>>,
+    control: Option<control::Served>,
+}
+
+impl Telling {
+    async fn start(
+        config: &AgentConfig,
+        status: Status,
+        producer: &Producer,
+        requests: Requests,
+    ) -> anyhow::Result<Telling> {
+        let stats = Arc::clone(&producer.stats);
+        let (mut http_addr, mut tasks) = (None, Vec::new());
+        if let Some(listen) = config.agent.http {
+            let (addr, task) = status::serve(listen, status).await?;
+            http_addr = Some(addr);
+            tasks.push(task);
+        }
+        tasks.push(tokio::spawn(watch_unread(requests.clone(), stats)));
+        let spool = producer.spool.clone();
+        let control = control::serve(&config.agent.data_dir, Control { requests, spool });
+        Ok(Telling {
+            http_addr,
+            tasks,
+            control,
+        })
+    }
+
+    fn abort(&self) {
+        self.tasks.iter().for_each(TaskHandle::abort);
+    }
+
+    async fn stop(self) {
+        self.abort();
+        for task in self.tasks {
+            // It has ended: aborted, or before.
+            task.await.ok();
+        }
+        if let Some(control) = self.control {
+            control.stop().await;
+        }
+    }
 }
 
 impl Parts {
@@ -108,13 +157,7 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
         requests.clone(),
         failed.clone(),
     );
-    let (http_addr, status) = match config.agent.http {
-        Some(listen) => {
-            let (addr, task) = status::serve(listen, status).await?;
-            (Some(addr), Some(task))
-        }
-        None => (None, None),
-    };
+    let telling = Telling::start(&config, status, &producer, requests.clone()).await?;
 
     let sync_stop = Arc::new(AtomicBool::new(false));
     let pipeline = Pipeline::new(sources, spool.clone(), telemetry.clone()).answering(inbox);
@@ -125,25 +168,19 @@ pub async fn start(config: AgentConfig, parts: Parts) -> anyhow::Result<Running>
             .inspect_err(|_| waker.stop())?;
         Ok((data, sync))
     };
-    let threads = threads().inspect_err(|_| status.iter().for_each(TaskHandle::abort));
+    let threads = threads().inspect_err(|_| telling.abort());
     let (data, sync) = threads?;
-    let control = Control {
-        requests: requests.clone(),
-        spool: spool.clone(),
-    };
-    let control = control::serve(&data_dir, control);
     let shipping = CancellationToken::new();
     let producer = tokio::spawn(ship(producer, shipping.clone(), failed.clone()));
     Ok(Running {
-        http_addr,
+        http_addr: telling.http_addr,
         spool,
         data,
         waker,
         sync,
         sync_stop,
         producer,
-        status,
-        control,
+        telling,
         requests,
         telemetry,
         config,
@@ -185,9 +222,6 @@ impl Running {
 
     /// Stops everything in order. An error says that a part had failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        if let Some(control) = self.control {
-            control.stop().await;
-        }
         self.waker.stop();
         let data = self.data;
         let data = spawn_blocking(move || data.join()).await?;
@@ -199,11 +233,7 @@ impl Running {
         self.spool.wake_sync();
         let sync = self.sync;
         let sync = spawn_blocking(move || sync.join()).await?;
-        if let Some(status) = self.status {
-            status.abort();
-            // It has ended: aborted, or before.
-            status.await.ok();
-        }
+        self.telling.stop().await;
         let spool = self.spool;
         spawn_blocking(move || spool.close())
             .await?
@@ -211,6 +241,17 @@ impl Running {
         ensure!(data.is_ok(), "the data thread has panicked");
         ensure!(sync.is_ok(), "the sync thread has panicked");
         producer.context("the producer has panicked")
+    }
+}
+
+/// Keeps the sum of what the sources have before them, as often as it is told to the aggregator.
+async fn watch_unread(requests: Requests, stats: Arc<Stats>) {
+    loop {
+        if let Some(totals) = requests.totals().await {
+            let unread = totals.iter().map(|(_, totals)| totals.unread_bytes);
+            stats.set_unread_bytes(unread.sum());
+        }
+        tokio::time::sleep(STATUS_EVERY).await;
     }
 }
 

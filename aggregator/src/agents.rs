@@ -99,6 +99,8 @@ pub struct Report {
     pub lag_bytes: u64,
     /// Spooled records that are not durable here.
     pub lag_records: u64,
+    /// Bytes of its files that are not even spooled.
+    pub unread_bytes: u64,
     /// Lines lost since its spool was made, by reason.
     pub losses: BTreeMap<String, u64>,
 }
@@ -120,6 +122,9 @@ pub struct AgentRow {
     pub lag_bytes: u64,
     /// Spooled records that are not durable here.
     pub lag_records: u64,
+    /// Bytes of its files that are not even spooled.
+    #[serde(default)]
+    pub unread_bytes: u64,
     /// Lines lost, by reason.
     pub losses: BTreeMap<String, u64>,
     /// The last identity conflicts, oldest first.
@@ -208,6 +213,7 @@ impl Agents {
                 last_seen_ms: now.0,
                 lag_bytes: 0,
                 lag_records: 0,
+                unread_bytes: 0,
                 losses,
                 conflicts,
             },
@@ -326,6 +332,7 @@ impl Presence {
         self.change(|row| {
             row.lag_bytes = report.lag_bytes;
             row.lag_records = report.lag_records;
+            row.unread_bytes = report.unread_bytes;
             row.losses = report.losses;
         });
     }

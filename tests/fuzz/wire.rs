@@ -200,6 +200,7 @@ fn to_broker() -> Vec<Vec<u8>> {
         ToBroker::Status(Status {
             lag_bytes: 1 << 40,
             lag_records: 9,
+            unread_bytes: 1 << 41,
             losses: vec![Loss {
                 reason: "deleted_unread".into(),
                 count: 4,

@@ -623,6 +623,7 @@ impl Driver {
         let status = Status {
             lag_bytes: fill.unacknowledged_bytes,
             lag_records: fill.unacknowledged_records,
+            unread_bytes: self.shared.producer.stats.unread_bytes(),
             losses: counted
                 .map(|(reason, count)| Loss { reason, count })
                 .collect(),

@@ -1,4 +1,4 @@
-//! What the producer counts, for the agent's metrics.
+//! What the producer counts, for the agent's metrics, and what it is told of the sources.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +12,7 @@ pub struct Stats {
     sent_bytes: AtomicU64,
     sessions: AtomicU64,
     connected: AtomicU64,
+    unread_bytes: AtomicU64,
 }
 
 /// Which transport carries the session at present.
@@ -59,6 +60,16 @@ impl Stats {
     /// Connections made.
     pub fn sessions(&self) -> u64 {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// The sources have so many bytes before them that are not spooled yet: the next status tells it.
+    pub fn set_unread_bytes(&self, bytes: u64) {
+        self.unread_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of files that are not spooled yet, as of a moment ago.
+    pub fn unread_bytes(&self) -> u64 {
+        self.unread_bytes.load(Ordering::Relaxed)
     }
 
     /// The present transport.

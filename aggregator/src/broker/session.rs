@@ -544,6 +544,7 @@ impl Driver {
         guest.presence.report(Report {
             lag_bytes: status.lag_bytes,
             lag_records: status.lag_records,
+            unread_bytes: status.unread_bytes,
             losses: losses.map(|it| (it.reason, it.count)).collect(),
         });
     }

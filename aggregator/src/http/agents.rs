@@ -33,6 +33,7 @@ struct Agent {
     last_seen: Option<String>,
     lag_bytes: u64,
     lag_records: u64,
+    unread_bytes: u64,
     losses: BTreeMap<String, u64>,
     identity_conflicts: Vec<Conflict>,
     revoked: bool,
@@ -117,6 +118,7 @@ impl Agent {
             last_seen: None,
             lag_bytes: 0,
             lag_records: 0,
+            unread_bytes: 0,
             losses: BTreeMap::new(),
             identity_conflicts: Vec::new(),
             revoked: false,
@@ -133,6 +135,7 @@ impl Agent {
             last_seen_ms,
             lag_bytes,
             lag_records,
+            unread_bytes,
             losses,
             conflicts,
         } = info.row;
@@ -152,6 +155,7 @@ impl Agent {
             last_seen: rfc3339(last_seen_ms),
             lag_bytes,
             lag_records,
+            unread_bytes,
             losses,
             identity_conflicts: conflicts.collect(),
             ..Agent::unknown(info.id)

@@ -68,7 +68,10 @@ struct Agent {
     transport: Option<String>,
     connected: bool,
     last_seen: Option<String>,
+    /// Spooled there and not durable here.
     lag_bytes: u64,
+    /// Not even spooled.
+    unread_bytes: u64,
     losses: BTreeMap<String, u64>,
     identity_conflicts: Vec<Conflict>,
     revoked: bool,
@@ -156,7 +159,7 @@ fn table(agents: &[Agent], now: SystemTime) -> Table {
             known(&agent.version),
             state(agent, now),
             known(&agent.address),
-            table::bytes(agent.lag_bytes),
+            table::bytes(agent.lag_bytes + agent.unread_bytes),
             losses(&agent.losses),
             expires.map_or_else(
                 || "-".into(),

@@ -117,6 +117,8 @@ pub struct Status {
     pub lag_bytes: u64,
     /// The records in them.
     pub lag_records: u64,
+    /// Bytes of the files it follows that are not in the spool yet.
+    pub unread_bytes: u64,
     /// Everything that was ever lost, by cause.
     pub losses: Vec<Loss>,
 }
@@ -650,6 +652,7 @@ impl Status {
     fn write(&self, w: &mut FieldWriter<'_>) {
         w.varint(self.lag_bytes);
         w.varint(self.lag_records);
+        w.varint(self.unread_bytes);
         let listed = &self.losses[..self.losses.len().min(WIRE_LIST_MAX)];
         w.list(listed, |w, loss| {
             w.text(&loss.reason, WIRE_NAME_BYTES_MAX);
@@ -661,6 +664,7 @@ impl Status {
         Ok(Status {
             lag_bytes: r.varint("lag")?,
             lag_records: r.varint("lag")?,
+            unread_bytes: r.varint("unread")?,
             losses: r.list("losses", WIRE_LIST_MAX, |r| {
                 Ok(Loss {
                     reason: r.text("reason", WIRE_NAME_BYTES_MAX)?,

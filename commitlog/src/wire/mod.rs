@@ -49,7 +49,7 @@
 //! | 4 | Goodbye | str reason |
 //! | 5 | Compare | varint slot; \[varint sequence, u32 crc\] |
 //! | 128 | Ping | |
-//! | 129 | Status | varint lag bytes, lag records; \[str reason, varint count\] |
+//! | 129 | Status | varint lag bytes, lag records, unread bytes; \[str reason, varint count\] |
 //!
 //! | kind | aggregator → agent | fields |
 //! |---|---|---|

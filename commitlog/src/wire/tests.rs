@@ -45,6 +45,7 @@ pub(super) fn messages_to_broker() -> Vec<ToBroker> {
         ToBroker::Status(Status {
             lag_bytes: 1 << 40,
             lag_records: 9,
+            unread_bytes: 1 << 41,
             losses: vec![Loss {
                 reason: "deleted_unread".into(),
                 count: 4,
