@@ -1,6 +1,7 @@
 //! The whole, as real processes: files in, `kill -9` in between, every line out exactly once.
 
 mod chaos;
+mod files;
 mod hosts;
 mod main_job;
 mod power_cut;
