@@ -35,6 +35,8 @@ pub enum Why {
     CutWhileStopped,
     /// The patterns do not mean it any more. Its position is kept in case they do again.
     Excluded,
+    /// Lines were longer than the limit, and `long_lines` says not to take them whole.
+    LineTooLong,
     /// It was there before the first start, and `start_at: end` passes it over.
     BeforeStart,
 }
@@ -100,6 +102,7 @@ impl Why {
             Why::MissingAfterRestart => "missing_after_restart",
             Why::CutWhileStopped => "cut_while_stopped",
             Why::Excluded => "excluded",
+            Why::LineTooLong => "line_too_long",
             Why::BeforeStart => "before_start",
         }
     }
@@ -112,7 +115,8 @@ impl Why {
             | Why::Truncated
             | Why::Deleted
             | Why::MissingAfterRestart
-            | Why::CutWhileStopped => true,
+            | Why::CutWhileStopped
+            | Why::LineTooLong => true,
             Why::Excluded | Why::BeforeStart => false,
         }
     }
@@ -173,6 +177,12 @@ impl Audit {
         } else {
             tracing::debug!(source, %path, bytes_unread = bytes, reason, "bytes are passed over");
         }
+    }
+
+    /// Lines that were too long, or what was cut off of them, will never be read. There can be as many as
+    /// lines, so they are counted and no event tells of each.
+    pub(super) fn too_long(&self, lost: Loss, out: &mut Outlet<'_>) {
+        out.count_loss(&self.source, Why::LineTooLong.label(), lost);
     }
 
     /// Takes over the list of the source whose place this one takes.

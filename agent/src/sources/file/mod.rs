@@ -466,7 +466,10 @@ impl FileSource {
         self.telemetry.lines_split.inc_by(taken.lines_split);
         self.telemetry.hole_bytes.inc_by(taken.holes);
         if taken.lost != Loss::default() {
-            out.count_loss(&self.config.name, LOST_TOO_LONG, taken.lost);
+            self.audit.too_long(taken.lost, out);
+            if let Some(epoch) = self.epoch(id) {
+                epoch.account.unread += taken.lost.bytes;
+            }
         }
         if taken.without_record {
             self.note(id, out);
@@ -608,9 +611,6 @@ fn headers_of_part(headers: &HeaderBlock, part: &[u8]) -> HeaderBlock {
     }
     block
 }
-
-/// Bytes of lines that were longer than the limit.
-const LOST_TOO_LONG: &str = "line_too_long";
 
 #[cfg(any(test, feature = "testing"))]
 pub mod scripts;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{expected, numbered};
 use crate::files::State;
 use crate::limits::{CLOSED_EPOCHS_MAX, COPY_GRACE, LATE, QUIET};
-use crate::sources::file::StartAt;
 use crate::sources::file::audit::Why;
+use crate::sources::file::{LongLines, StartAt};
 use crate::testing::World;
 
 #[test]
@@ -140,4 +140,24 @@ fn the_unread_bytes_are_told_by_positions() {
     world.append("a.log", "\n");
     world.settle();
     assert_eq!((world.totals().unread_bytes, of(&world)), (0, 0));
+}
+
+#[test]
+fn lines_that_are_dropped_are_unread_bytes_of_their_file() {
+    let mut world = World::new();
+    world.config.line_bytes_max = 1024;
+    world.config.long_lines = LongLines::Drop;
+    let long = "x".repeat(2000);
+    world.append("a.log", &format!("one\n{long}\ntwo\n"));
+    world.settle();
+    world.remove("a.log");
+    world.run_for(QUIET + LATE + Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+    let (_, read, unread, why) = world.closed().remove(0);
+    assert_eq!(why, Why::Finished);
+    assert_eq!(read + unread.unwrap(), 2009);
+    assert_eq!(
+        world.losses(),
+        [format!("line_too_long 1 {}", unread.unwrap())]
+    );
 }
