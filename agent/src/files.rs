@@ -18,6 +18,7 @@ use crate::sources::file::audit::{ClosedEpoch, Why};
 
 pub use stopped::stopped;
 pub use text::one_line;
+pub(crate) use text::safe_json;
 
 /// What one source knows of its files, as of a turn.
 #[derive(Debug, Clone, Default)]

@@ -272,6 +272,10 @@ pub const LATE: Duration = Duration::from_mins(1);
 /// making is not read.
 pub const COPY_GRACE: Duration = Duration::from_secs(5);
 
+/// Descriptors that the agent needs besides the files it follows: the spool's segments, connections,
+/// watches, its socket and its own status.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+
 /// Epochs of a source that ended last and can still be asked for. A path may have 4 KiB.
 pub const CLOSED_EPOCHS_MAX: usize = 64;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agent::ambient::system_clock;
-use agent::check::check;
+use agent::check::{Checked, check, document};
 use agent::config::AgentConfig;
 use agent::control::ask_files;
 use agent::files::stopped;
@@ -40,7 +40,7 @@ enum Command {
     Run(Configured),
     /// Say what is wrong with the configuration, and which files it matches
     #[command(after_help = CHECK_HELP)]
-    Check(Configured),
+    Check(CheckArguments),
     /// List every file: what of it is read and durable, what is not, and why
     #[command(after_help = FILES_HELP)]
     Files(FilesArguments),
@@ -58,6 +58,16 @@ struct Configured {
     /// Where the spool and the identity lie, instead of what the file says
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    #[command(flatten)]
+    configured: Configured,
+
+    /// Print one JSON document, also of what is wrong
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +124,7 @@ Nothing is lost either way: what is not sent is in the spool.";
 const CHECK_HELP: &str = "\
 Examples:
   weir-agent check --config agent.yaml
+  weir-agent check --json | jq -r '.warnings[]'
 
 Run it as the user that the agent runs as: it opens every file that the patterns match.";
 
@@ -144,7 +155,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse().command {
         Command::Run(configured) => run(&configured),
-        Command::Check(configured) => say_checked(&configured),
+        Command::Check(arguments) => say_checked(&arguments),
         Command::Files(arguments) => say_files(&arguments),
         Command::Join(arguments) => say_joined(&arguments),
     };
@@ -235,9 +246,24 @@ async fn reload(running: &mut Running, configured: &Configured) {
     tracing::info!(changes, "configuration reloaded");
 }
 
-fn say_checked(configured: &Configured) -> anyhow::Result<()> {
-    let checked = check(&loaded(configured)?)?;
+fn say_checked(arguments: &CheckArguments) -> anyhow::Result<()> {
+    let configured = &arguments.configured;
+    let checked = loaded(configured).and_then(|loaded| Ok(check(&loaded)?));
+    if arguments.json {
+        return say_document(checked);
+    }
+    let checked = checked?;
     print(&format!("{checked}{}: fine\n", configured.config.display()))
+}
+
+/// Prints what a check came to for programs; problems still choose the exit code.
+fn say_document(checked: anyhow::Result<Checked>) -> anyhow::Result<()> {
+    let checked = match checked {
+        Ok(checked) => Ok(checked),
+        Err(error) => Err(error.downcast::<Problems>()?),
+    };
+    print(&document(&checked))?;
+    Ok(checked.map(drop)?)
 }
 
 fn say_files(arguments: &FilesArguments) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// A JSON document with the same meaning in which nothing can act on a terminal.
-pub(super) fn safe_json(document: &str) -> String {
+pub(crate) fn safe_json(document: &str) -> String {
     let mut safe = String::with_capacity(document.len());
     for c in document.chars() {
         // Outside of strings JSON has neither; inside, both stand behind a backslash that stays.

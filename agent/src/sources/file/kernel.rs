@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use model::position::{FileKey, KeyLevel};
 
@@ -53,6 +54,54 @@ fn file_system(file: &File, device: u64) -> u64 {
         _ => device,
     }
 }
+
+/// Whether the kernel tells of every write below this directory. Where other machines or programs
+/// beyond the kernel write too, it cannot: there files are polled. What cannot be asked is believed to.
+///
+/// An overlay is believed as well: what is written through it is told, also when the first write moves
+/// the file to the upper layer. Only what goes behind its back to a layer is not, and that is undefined
+/// for readers too.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_event_reliable(dir: &Path) -> bool {
+    let stat = rustix::fs::statfs(dir);
+    stat.map_or(true, |stat| !POLLED.contains(&magic_of(&stat)))
+}
+
+/// The number of a file system's kind. The field has another width and sign on each architecture; the
+/// numbers have 32 bits.
+#[cfg(target_os = "linux")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low 32 bits are what is asked for"
+)]
+fn magic_of(stat: &rustix::fs::StatFs) -> u32 {
+    stat.f_type as u32
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_event_reliable(_: &Path) -> bool {
+    true
+}
+
+/// File systems that others write to as well, by the numbers of `statfs(2)`.
+#[cfg(target_os = "linux")]
+const POLLED: [u32; 14] = [
+    0x0000_6969, // nfs
+    0x0000_517b, // smb
+    0xff53_4d42, // cifs
+    0xfe53_4d42, // smb2
+    0x6573_5546, // fuse, virtiofs
+    0x0102_1997, // 9p
+    0x00c3_6400, // ceph
+    0x5346_414f, // afs
+    0x6b41_4653, // kafs
+    0x7375_7245, // coda
+    0x0bd0_0bd0, // lustre
+    0x0116_1970, // gfs2
+    0x7461_636f, // ocfs2
+    0x786f_4256, // vboxsf
+];
 
 #[cfg(target_os = "linux")]
 mod handle {

@@ -30,7 +30,7 @@ mod discovery;
 pub mod encoding;
 mod guard;
 mod holes;
-mod kernel;
+pub(crate) mod kernel;
 mod lineage;
 pub mod multiline;
 pub(crate) mod pattern;

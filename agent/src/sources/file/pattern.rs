@@ -108,6 +108,19 @@ impl Patterns {
         (files, failed)
     }
 
+    /// The directories that are watched for them.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        let mut directories = Vec::new();
+        self.walk(&mut |visit| {
+            if let Visit::Directory(dir) = visit
+                && dir.is_dir()
+            {
+                directories.push(dir.to_owned());
+            }
+        });
+        directories
+    }
+
     fn enter(&self, dir: &Path, parts: &[Part], depth: usize, visit: &mut dyn FnMut(Visit<'_>)) {
         let Some((part, rest)) = parts.split_first() else {
             return;
