@@ -133,6 +133,7 @@ fn options(config: &FileConfig) -> Vec<(&'static str, String)> {
         line_bytes_max,
         long_lines,
         encoding,
+        multiline,
         files_open_max: _,
     } = config;
     vec![
@@ -144,6 +145,7 @@ fn options(config: &FileConfig) -> Vec<(&'static str, String)> {
         ("line", line_bytes_max.to_string()),
         ("long_lines", format!("{long_lines:?}")),
         ("encoding", format!("{encoding:?}")),
+        ("multiline", format!("{multiline:?}")),
     ]
 }
 
@@ -164,6 +166,7 @@ mod tests {
             line_bytes_max: 1 << 20,
             long_lines: LongLines::Split,
             encoding: Encoding::Auto,
+            multiline: None,
             files_open_max: 500,
         }
     }

@@ -26,7 +26,7 @@ use crate::pipeline::{Outlet, Refused};
 use crate::spool::positions::Placed;
 
 /// How lines become records.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Multiline {
     /// Which lines belong together.
     pub rule: Rule,
@@ -42,6 +42,18 @@ pub enum Rule {
     /// What matches continues one.
     Continue(Regex),
 }
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Rule) -> bool {
+        match (self, other) {
+            (Rule::Start(one), Rule::Start(other))
+            | (Rule::Continue(one), Rule::Continue(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Rule {}
 
 /// What becomes of the record at the end of a file that another one follows.
 pub(super) enum Join {

@@ -310,6 +310,7 @@ impl FileSource {
             key,
             size,
             from: 0,
+            codec: Codec::None,
         };
         Ok(Some((PathBuf::new(), opened)))
     }
