@@ -17,8 +17,6 @@ pub const READ_BYTES: &str = "weir_agent_read_bytes_total";
 pub const RECORDS: &str = "weir_agent_records_total";
 /// Lines that were longer than the limit, or than a batch, and became several records, by source.
 pub const LINES_SPLIT: &str = "weir_agent_lines_split_total";
-/// Bytes of holes in files, which nobody wrote and which are passed over, by source.
-pub const HOLE_BYTES: &str = "weir_agent_hole_bytes_total";
 /// Batches written to the spool.
 pub const BATCHES: &str = "weir_agent_batches_total";
 /// Bytes of batches written to the spool.
@@ -66,7 +64,6 @@ pub struct Telemetry {
     read_bytes: IntCounterVec,
     records: IntCounterVec,
     lines_split: IntCounterVec,
-    hole_bytes: IntCounterVec,
     batches: IntCounter,
     batch_bytes: IntCounter,
     lost_records: IntCounterVec,
@@ -97,8 +94,6 @@ pub struct SourceTelemetry {
     pub records: IntCounter,
     /// Lines that became several records.
     pub lines_split: IntCounter,
-    /// Bytes of holes.
-    pub hole_bytes: IntCounter,
     /// Files followed.
     pub files: IntGauge,
     /// Files that cannot be read.
@@ -122,7 +117,6 @@ impl Telemetry {
             read_bytes: by_source(READ_BYTES, "Bytes read."),
             records: by_source(RECORDS, "Records taken."),
             lines_split: by_source(LINES_SPLIT, "Lines that became several records."),
-            hole_bytes: by_source(HOLE_BYTES, "Bytes of holes that were passed over."),
             batches: counter(&registry, BATCHES, "Batches spooled."),
             batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
             lost_records: by_reason(LOST_RECORDS, "Records that are gone and were counted."),
@@ -192,7 +186,6 @@ impl Telemetry {
             read_bytes: self.read_bytes.with_label_values(&[name]),
             records: self.records.with_label_values(&[name]),
             lines_split: self.lines_split.with_label_values(&[name]),
-            hole_bytes: self.hole_bytes.with_label_values(&[name]),
             files: self.files.with_label_values(&[name]),
             files_unreadable: self.files_unreadable.with_label_values(&[name]),
         }

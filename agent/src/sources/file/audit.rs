@@ -39,6 +39,8 @@ pub enum Why {
     LineTooLong,
     /// It was there before the first start, and `start_at: end` passes it over.
     BeforeStart,
+    /// Nobody wrote them.
+    Hole,
 }
 
 /// An epoch that ended for good.
@@ -104,6 +106,7 @@ impl Why {
             Why::Excluded => "excluded",
             Why::LineTooLong => "line_too_long",
             Why::BeforeStart => "before_start",
+            Why::Hole => "hole",
         }
     }
 
@@ -117,7 +120,7 @@ impl Why {
             | Why::MissingAfterRestart
             | Why::CutWhileStopped
             | Why::LineTooLong => true,
-            Why::Excluded | Why::BeforeStart => false,
+            Why::Excluded | Why::BeforeStart | Why::Hole => false,
         }
     }
 }

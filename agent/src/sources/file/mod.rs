@@ -13,7 +13,9 @@
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
 //! | `resume.rs` | where the last run left off |
-//! | `reader.rs` | bytes to records |
+//! | `reader.rs`, `cutter.rs` | bytes to lines, lines to records |
+//! | `encoding.rs`, `multiline.rs` | how bytes become text, which lines are one record |
+//! | `holes.rs` | what nobody wrote |
 //! | `audit.rs` | what became of every byte |
 //! | `report.rs` | what is told of the files when somebody asks |
 //!
@@ -62,7 +64,7 @@ use crate::pipeline::Outlet;
 use crate::spool::positions::Loss;
 use crate::spool::{Notes, Spool};
 use crate::telemetry::SourceTelemetry;
-use audit::Audit;
+use audit::{Audit, Why};
 use copies::Suspect;
 use encoding::Encoding;
 use guard::Hasher;
@@ -464,7 +466,16 @@ impl FileSource {
         self.telemetry.read_bytes.inc_by(taken.bytes);
         self.telemetry.records.inc_by(taken.records);
         self.telemetry.lines_split.inc_by(taken.lines_split);
-        self.telemetry.hole_bytes.inc_by(taken.holes);
+        if let Some(lineage) = self.lineages[id.lineage]
+            .as_mut()
+            .filter(|_| taken.holes > 0)
+        {
+            self.audit
+                .unread(&lineage.path, taken.holes, Why::Hole, out);
+            if let Some(epoch) = lineage.epoch(id.number) {
+                epoch.account.unread += taken.holes;
+            }
+        }
         if taken.lost != Loss::default() {
             self.audit.too_long(taken.lost, out);
             if let Some(epoch) = self.epoch(id) {

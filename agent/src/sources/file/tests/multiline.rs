@@ -57,7 +57,7 @@ fn a_record_waits_for_more_as_long_as_something_comes() {
         world.run_for(TIMEOUT / 2);
         assert!(world.lines_of("a.log").is_empty());
         world.append("a.log", &format!(" at {number}\n"));
-        expected += &format!("\n at {number}");
+        expected.extend(["\n at ", &number.to_string()]);
     }
     world.run_for(TIMEOUT * 2);
     assert_eq!(world.lines_of("a.log"), [expected]);
