@@ -201,3 +201,33 @@ fn a_second_agent_on_the_same_data_is_refused_with_the_pid_of_the_first() -> Res
     ensure!(setup.files()?["running"] == true);
     Ok(())
 }
+
+#[test]
+fn a_file_that_two_entries_match_goes_to_both_and_check_warns() -> Result<()> {
+    let mut setup = setup()?;
+    setup.append("a.log", "one\ntwo\n")?;
+    setup.await_records("logs", 2)?;
+    let same = setup.world.path("logs/a.*");
+    setup.rewrite_config(|text| {
+        format!(
+            "{text}  more: {{files: [\"{}\"], topic: more}}\n",
+            same.display()
+        )
+    })?;
+    let mut command = Command::new(programs::weir_agent()?);
+    command
+        .arg("check")
+        .arg("--config")
+        .arg(setup.agent.config());
+    let said = run(&mut command)?;
+    ensure!(said.contains("logs.app and logs.more both match"), "{said}");
+    let told: Value = serde_json::from_str(&run(command.arg("--json"))?)?;
+    ensure!(
+        told["ok"] == true && told["warnings"].to_string().contains("both match"),
+        "{told}"
+    );
+    setup.reload()?;
+    setup.append("a.log", "three\n")?;
+    setup.await_records("logs", 3)?;
+    setup.await_records("more", 3)
+}

@@ -10,6 +10,7 @@ mod multiline;
 mod reading;
 mod reload;
 mod restarts;
+mod snapshot;
 mod waiting;
 
 use std::io::Write;
