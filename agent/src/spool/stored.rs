@@ -48,12 +48,14 @@ fn take(dumped: Dumped, name: &TopicPartition, table: &mut Table) {
     let headers = records.into_iter().flat_map(|record| record.headers);
     for (key, value) in headers {
         if key.as_bytes() == header::POSITION.as_bytes()
-            && let Some(Ok(position)) = value.as_deref().map(Position::decode)
+            && let Some(Ok(positions)) = value.as_deref().map(Position::decode_all)
         {
-            table.put(Placed {
-                position,
-                partition: Some(name.clone()),
-            });
+            for position in positions {
+                table.put(Placed {
+                    position,
+                    partition: Some(name.clone()),
+                });
+            }
         }
     }
 }
