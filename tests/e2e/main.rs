@@ -6,6 +6,7 @@ mod hosts;
 mod main_job;
 mod power_cut;
 mod refusals;
+mod rotation;
 mod stored_log;
 mod system_calls;
 mod udp_blocked;

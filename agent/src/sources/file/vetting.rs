@@ -58,6 +58,8 @@ struct Waiting {
     changed_at: Duration,
     /// It ended early when it was like this.
     unfinished: Option<Stamp>,
+    /// That was said.
+    is_said: bool,
     /// It was there before the very first start, and is not to be read.
     is_passed_over: bool,
 }
@@ -135,6 +137,7 @@ impl FileSource {
                 stamp,
                 changed_at: now.monotonic,
                 unfinished: None,
+                is_said: false,
                 is_passed_over: self.phase == Phase::FirstEver
                     && self.config.start_at == StartAt::End,
             });
@@ -240,11 +243,13 @@ impl FileSource {
             }
             if stamp != waiting.stamp {
                 (waiting.stamp, waiting.changed_at) = (stamp, now.monotonic);
+                waiting.is_said = false;
             }
             let since = now.monotonic.saturating_sub(waiting.changed_at);
             let is_quiet = since >= COMPRESSED_QUIET || kernel::has_no_writer(&opened.file);
             let is_same = waiting.unfinished == Some(stamp);
-            if is_same && since >= COMPRESSED_UNFINISHED {
+            if is_same && since >= COMPRESSED_UNFINISHED && !waiting.is_said {
+                waiting.is_said = true;
                 let error = io::Error::other("its compressed stream ends early");
                 self.say_unreadable(&path, &error);
             }
@@ -343,12 +348,20 @@ impl FileSource {
         } = looking;
         let end = content.end().cloned();
         let length = content.decoded();
+        let last = length.min(TAIL_BYTES as u64);
+        let last = content.in_window(length - last, usize::try_from(last).unwrap_or(0));
         content.rest();
         match end {
+            // Somebody has gone on writing to it.
+            Some(End::Whole) if Stamp::of(content.file()).ok() != Some(file.stamp) => {
+                self.vettings.waiting.push_back(file);
+                return;
+            }
             Some(End::Whole) => {
+                let last = last.unwrap_or_default();
                 let best = candidates
                     .iter()
-                    .filter(|it| it.state == Match::Both)
+                    .filter(|it| it.state == Match::Both && self.is_proven(it, length, &last))
                     .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
                 if let Some(best) = best {
                     content.set_length(length);
@@ -374,6 +387,27 @@ impl FileSource {
         }
         let asked = candidates.iter().map(|it| it.id).collect();
         self.vettings.refused.insert(file.key, (file.stamp, asked));
+    }
+
+    /// Whether a file is as much of an epoch's as its guards say. Where the epoch has its bytes from
+    /// elsewhere the file is not read, so that few equal bytes at its start are not enough: it must end
+    /// as well like what the epoch's file has there.
+    fn is_proven(&self, candidate: &Candidate, length: u64, last: &[u8]) -> bool {
+        let lineage = self.lineages[candidate.id.lineage].as_ref();
+        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
+        let Some(epoch) = epochs.find(|epoch| epoch.number == candidate.id.number) else {
+            return false;
+        };
+        let is_closed = epoch.is_finished() && epoch.content.is_none();
+        if is_closed || matches!(epoch.life, Life::Truncated(_)) {
+            return true;
+        }
+        let Some(file) = epoch.content.as_ref().and_then(Content::plain) else {
+            return candidate.sample.offset >= HEAD_BYTES as u64;
+        };
+        let mut own = vec![0; last.len()];
+        let filled = read_at(file, &mut own, length - last.len() as u64);
+        matches!(filled, Ok(filled) if filled == own.len()) && own == last
     }
 
     fn is_cut(&self, id: EpochId) -> bool {

@@ -212,6 +212,23 @@ fn a_compressed_file_that_is_nobodys_copy_is_read_as_a_file_of_its_own_once_it_i
 }
 
 #[test]
+fn a_compressed_file_that_only_begins_like_another_is_read_all_the_same() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", "same\nfirst\n");
+    world.settle();
+    let other = compress(Codec::Gzip, b"same\nfirst\nother\n");
+    fs::write(world.path("a.log.7.gz"), other).unwrap();
+    world.append("a.log", "second\nthird\n");
+    world.run_for(COPY_GRACE);
+    assert_eq!(
+        world.lines_of("a.log"),
+        ["same", "first", "second", "third"]
+    );
+    assert_eq!(world.lines_of("a.log.7.gz"), ["same", "first", "other"]);
+}
+
+#[test]
 fn a_compressed_file_that_was_there_at_the_very_first_start_is_passed_over_like_any_other() {
     let mut world = World::new();
     world.config.files = vec![world.path("*.log*").display().to_string()];

@@ -1,0 +1,35 @@
+//! Files that are rotated while a program writes to them as fast as a busy one does.
+
+use anyhow::{Result, ensure};
+use weir_tests::agent::{Agent, AgentOptions};
+use weir_tests::aggregator::{Aggregator, AggregatorOptions};
+use weir_tests::limits::DRAIN_MAX;
+use weir_tests::oracle::reader::{Reader, WriterProcess, plan_in};
+use weir_tests::oracle::writer::{Plan, Rotation};
+use weir_tests::world::World;
+
+/// 300,000 lines a second are 50 MB; eight rotations lie within a second and a half.
+fn busy(world: &World) -> Plan {
+    Plan {
+        rate: 300_000,
+        lines: Some(400_000),
+        rotation: Rotation::Rename,
+        rotate_lines: 50_000,
+        ..plan_in(world)
+    }
+}
+
+#[test]
+fn a_file_renamed_under_50_megabytes_a_second_loses_and_repeats_nothing() -> Result<()> {
+    let world = World::new()?;
+    let aggregator = Aggregator::start(&world, &AggregatorOptions::default())?;
+    let plan = busy(&world);
+    let options = AgentOptions::tailing(&[plan.path()]);
+    let _agent = Agent::start(&world, "agent", &options, &aggregator)?;
+    let written = WriterProcess::start(&plan)?.finish()?;
+    ensure!(written.len() == 8, "{} files were written", written.len());
+    let reader = Reader::new(aggregator.http, aggregator.token_file(), "logs");
+    let verdict = reader.judge(&written, DRAIN_MAX)?;
+    ensure!(verdict.is_clean(), "{verdict}");
+    Ok(())
+}
