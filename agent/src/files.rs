@@ -302,6 +302,7 @@ impl KeyRow {
         let level = match key.level {
             KeyLevel::Handle => "handle",
             KeyLevel::HandleId => "handle_id",
+            KeyLevel::Generation => "generation",
             KeyLevel::BirthTime => "birth_time",
             KeyLevel::Inode => "inode",
         };

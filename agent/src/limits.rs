@@ -304,6 +304,28 @@ pub const HOLD_MAX: Duration = Duration::from_mins(1);
 /// alternatives fit, a counted repetition of a large class does not.
 pub const MULTILINE_PATTERN_BYTES_MAX: usize = 1024 * 1024;
 
+/// How long a file that was read to its end, or that cannot be seen, is remembered: long enough for a
+/// disk that is mounted late, a backup that is restored, a copy that is compressed by a nightly job.
+pub const FORGET_AFTER: Duration = Duration::from_hours(24);
+
+/// Finished files of one path that are remembered though nothing names them any more. A path that is
+/// rotated each second would else be remembered by its thousands.
+pub const REMEMBERED_OF_PATH_MAX: usize = 16;
+
+/// The same of one source: some 5 MB, while pods come and go.
+pub const REMEMBERED_MAX: usize = 16 * 1024;
+
+/// Bytes that two files must begin with alike before one is taken for the other under another inode.
+/// Fewer can be what a program writes first each time it starts.
+pub const MOVED_BYTES_MIN: u64 = 256;
+
+/// Bytes before its end that a file at hand is compared with the one that takes its place. Long enough
+/// to see what an editor changed in all but the largest logs, short enough not to be felt.
+pub const MOVED_COMPARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Positions that are set aside are looked after this often: whether their files are gone.
+pub const ASIDE_EVERY: Duration = Duration::from_hours(1);
+
 /// The file with the agent's identity, or a join under way.
 pub const IDENTITY_FILE_BYTES_MAX: u64 = 256 * 1024;
 

@@ -24,7 +24,7 @@ use crate::limits::{DEAF_MAX, READ_BYTES, SPOOL_RETRY};
 use crate::router::Router;
 use crate::sources::{Next, Source};
 use crate::spool::Spool;
-use crate::spool::positions::{Loss, Placed};
+use crate::spool::positions::{FORGOTTEN_S, Loss, Placed};
 use crate::telemetry::Telemetry;
 use destination::Destination;
 use linger::Linger;
@@ -318,13 +318,12 @@ impl Outlet<'_> {
     }
 
     /// Forgets an epoch whose file is gone, whose last position this is. What was taken of it may still
-    /// be in the open batch, which would bring it back: then it is saved as finished, behind the batch,
-    /// and forgotten at the next start.
+    /// be in the open batch, which would bring it back: then it is forgotten behind the batch.
     pub fn forget(&mut self, mut placed: Placed) {
         let destination = placed.partition.as_ref().map(|it| self.destination(it));
         let destination = destination.map(|id| &mut self.flow.destinations[id.0]);
         if let Some(destination) = destination.filter(|it| !it.is_empty()) {
-            placed.position.finished = true;
+            placed.position.finished_s = Some(FORGOTTEN_S);
             destination.note(placed);
         } else {
             let position = &placed.position;

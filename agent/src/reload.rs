@@ -135,6 +135,8 @@ fn options(config: &FileConfig) -> Vec<(&'static str, String)> {
         encoding,
         multiline,
         files_open_max: _,
+        // Who else there is matters to what is resumed alone.
+        beside: _,
     } = config;
     vec![
         ("files", format!("{files:?}")),
@@ -168,6 +170,7 @@ mod tests {
             encoding: Encoding::Auto,
             multiline: None,
             files_open_max: 500,
+            beside: Vec::new(),
         }
     }
 

@@ -374,6 +374,7 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
             long_lines: logs.long_lines,
             line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
             files_open_max,
+            beside: config.logs.keys().cloned().collect(),
         }
     });
     sources.collect()

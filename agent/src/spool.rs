@@ -368,7 +368,7 @@ impl Spool {
         let batch_bytes = batch.len() as u64;
         let now = (self.inner.clock)();
         // No record carries that its file is finished.
-        let is_noted = positions.iter().any(|it| it.position.finished);
+        let is_noted = positions.iter().any(|it| it.position.finished_s.is_some());
         let mut append = || {
             if self.is_full() || self.is_disk_short(batch_bytes) {
                 return Ok(Taken::Wait);

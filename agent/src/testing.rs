@@ -27,6 +27,7 @@ use crate::files::{SourceFiles, State, Totals};
 use crate::limits::LINGER_SHARED_MAX;
 use crate::pipeline::Pipeline;
 use crate::sources::file::audit::Why;
+use crate::sources::file::calls::Calls;
 use crate::sources::file::encoding::Encoding;
 use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
 use crate::sources::{Next, Source};
@@ -51,6 +52,8 @@ pub(crate) struct World {
     pub(crate) tell_partitions: bool,
     /// A faulty disk under the spool, that is started again with this seed when it is off.
     pub(crate) revive: Option<(FaultyDisk, u64)>,
+    /// The system calls of the source, which tests have fail.
+    pub(crate) calls: Calls,
     clock_ms: Arc<AtomicI64>,
     agent: Option<Agent>,
     seed: Arc<AtomicU64>,
@@ -96,6 +99,7 @@ impl World {
             line_bytes_max: 1024 * 1024,
             long_lines: LongLines::Split,
             files_open_max: 500,
+            beside: Vec::new(),
         };
         World {
             spool_config: SpoolConfig {
@@ -110,6 +114,7 @@ impl World {
             storage,
             tell_partitions: true,
             revive: None,
+            calls: Calls::default(),
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             agent: None,
             seed: Arc::new(AtomicU64::new(1)),
@@ -224,11 +229,15 @@ impl World {
             });
         }
         let telemetry = Telemetry::new();
+        let configs = || std::iter::once(&self.config).chain(&self.more);
+        let names: Vec<String> = configs().map(|config| config.name.clone()).collect();
         let mut sources: Vec<Box<dyn Source>> = Vec::new();
-        for config in std::iter::once(&self.config).chain(&self.more) {
+        for config in configs() {
             let counters = telemetry.source(&config.name);
-            let source = FileSource::new(config.clone(), &spool.salt(), counters);
-            sources.push(Box::new(source.unwrap()));
+            let mut config = config.clone();
+            config.beside.extend_from_slice(&names);
+            let source = FileSource::new(config, &spool.salt(), counters).unwrap();
+            sources.push(Box::new(source.with_calls(self.calls.clone())));
         }
         self.agent = Some(Agent {
             pipeline: Pipeline::new(sources, spool.clone(), telemetry.clone()),

@@ -11,6 +11,7 @@
 //! key: level u8, file system u64, inode varint, object u128
 //! head: bytes varint, hash u128 | tail: bytes varint, hash u128
 //! path: length varint, bytes | place, if moved: length varint, bytes
+//! seconds, if finished: varint
 //! ```
 //! Fixed-size integers are big-endian, varints are LEB128. One value has one encoding.
 
@@ -46,12 +47,13 @@ pub struct Position {
     pub head: Guard,
     /// The bytes just before `offset`.
     pub tail: Guard,
-    /// Nothing more is expected of this epoch; it is kept to know the file again.
-    pub finished: bool,
     /// The lineage's path, as the system's bytes.
     pub path: Vec<u8>,
     /// Where the inode was seen last, when that is not `path`.
     pub place: Option<Vec<u8>>,
+    /// Nothing more is expected of this epoch since then, in seconds of the wall clock since 1970. It
+    /// is kept for a while to know the file again.
+    pub finished_s: Option<u64>,
 }
 
 /// How a file is compressed.
@@ -103,10 +105,12 @@ pub enum KeyLevel {
     Handle = 1,
     /// The kernel's file identifier, where handles cannot be reopened.
     HandleId = 2,
+    /// Inode number and the file system's count of its lives.
+    Generation = 3,
     /// Inode number and birth time.
-    BirthTime = 3,
+    BirthTime = 4,
     /// Inode number alone.
-    Inode = 4,
+    Inode = 5,
 }
 
 /// A salted hash over some bytes of a file.
@@ -139,7 +143,7 @@ impl Position {
     /// Appends the encoding to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut flags = 0;
-        if self.finished {
+        if self.finished_s.is_some() {
             flags |= FLAG_FINISHED;
         }
         if self.place.is_some() {
@@ -161,6 +165,9 @@ impl Position {
         put_path(out, &self.path);
         if let Some(place) = &self.place {
             put_path(out, place);
+        }
+        if let Some(seconds) = self.finished_s {
+            put_varint(out, seconds);
         }
     }
 
@@ -203,10 +210,14 @@ impl Position {
             key: input.key()?,
             head: input.guard()?,
             tail: input.guard()?,
-            finished: flags & FLAG_FINISHED != 0,
             path: input.path()?,
             place: if flags & FLAG_MOVED != 0 {
                 Some(input.path()?)
+            } else {
+                None
+            },
+            finished_s: if flags & FLAG_FINISHED != 0 {
+                Some(input.varint()?)
             } else {
                 None
             },
@@ -286,8 +297,9 @@ impl<'a> Input<'a> {
         let level = match self.byte()? {
             1 => KeyLevel::Handle,
             2 => KeyLevel::HandleId,
-            3 => KeyLevel::BirthTime,
-            4 => KeyLevel::Inode,
+            3 => KeyLevel::Generation,
+            4 => KeyLevel::BirthTime,
+            5 => KeyLevel::Inode,
             _ => return Err(PositionError::Field("the key's level")),
         };
         Ok(FileKey {

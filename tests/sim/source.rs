@@ -91,9 +91,9 @@ fn placed(offset: usize, partition: &TopicPartition) -> Placed {
             },
             head: Guard::default(),
             tail: Guard::default(),
-            finished: false,
             path: b"/var/log/app.log".to_vec(),
             place: None,
+            finished_s: None,
         },
         partition: Some(partition.clone()),
     }

@@ -35,7 +35,7 @@ pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
     for placed in positions {
         let position = placed.position;
         let is_newest = newest.get(&position.lineage) == Some(&position.epoch);
-        if position.finished && !is_newest {
+        if position.finished_s.is_some() && !is_newest {
             continue;
         }
         let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
@@ -55,7 +55,7 @@ pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
             size: found.unwrap_or(position.offset),
             offset: position.offset,
             state: match found {
-                _ if position.finished => State::Finished,
+                _ if position.finished_s.is_some() => State::Finished,
                 Some(_) => State::Stopped,
                 None => State::Missing,
             },

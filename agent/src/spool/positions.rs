@@ -36,6 +36,10 @@ pub struct Placed {
     pub partition: Option<TopicPartition>,
 }
 
+/// A position that is finished since this second is none: its epoch is forgotten once the batch that it
+/// comes with is in the spool.
+pub(crate) const FORGOTTEN_S: u64 = 0;
+
 /// Bytes and records that are gone, by what they were lost to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Loss {
@@ -60,6 +64,10 @@ impl Table {
     /// after a change of topic, two partitions are replayed in any order.
     pub(crate) fn put(&mut self, placed: Placed) {
         let id = (placed.position.lineage, placed.position.epoch);
+        if placed.position.finished_s == Some(FORGOTTEN_S) {
+            self.positions.remove(&id);
+            return;
+        }
         if let Some(known) = self.positions.get(&id) {
             let known = &known.position;
             if known.key == placed.position.key && known.offset > placed.position.offset {

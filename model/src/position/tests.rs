@@ -5,12 +5,13 @@ use super::*;
 fn positions() -> impl Strategy<Value = Position> {
     let guard =
         (0..=GUARD_BYTES_MAX, any::<u128>()).prop_map(|(bytes, hash)| Guard { bytes, hash });
-    let key = (1u8..=4, any::<u64>(), any::<u64>(), any::<u128>());
+    let key = (1u8..=5, any::<u64>(), any::<u64>(), any::<u128>());
     let key = key.prop_map(|(level, file_system, inode, object)| FileKey {
         level: match level {
             1 => KeyLevel::Handle,
             2 => KeyLevel::HandleId,
-            3 => KeyLevel::BirthTime,
+            3 => KeyLevel::Generation,
+            4 => KeyLevel::BirthTime,
             _ => KeyLevel::Inode,
         },
         file_system,
@@ -26,14 +27,10 @@ fn positions() -> impl Strategy<Value = Position> {
         Codec::Bzip2,
         Codec::Xz,
     ]);
-    let numbers = (
-        any::<u64>(),
-        any::<u32>(),
-        (any::<u64>(), codec),
-        any::<bool>(),
-    );
-    (numbers, key, guard.clone(), guard, path, place).prop_map(
-        |((lineage, epoch, (offset, codec), finished), key, head, tail, path, place)| Position {
+    let numbers = (any::<u64>(), any::<u32>(), (any::<u64>(), codec));
+    let finished_s = proptest::option::of(any::<u64>());
+    (numbers, key, guard.clone(), guard, path, place, finished_s).prop_map(
+        |((lineage, epoch, (offset, codec)), key, head, tail, path, place, finished_s)| Position {
             lineage: LineageId(lineage),
             epoch,
             offset,
@@ -41,9 +38,9 @@ fn positions() -> impl Strategy<Value = Position> {
             key,
             head,
             tail,
-            finished,
             path,
             place,
+            finished_s,
         },
     )
 }
@@ -121,9 +118,9 @@ fn the_longest_position_fits_its_limit() {
         },
         head: guard,
         tail: guard,
-        finished: true,
         path: vec![b'p'; PATH_BYTES_MAX],
         place: Some(vec![b'q'; PATH_BYTES_MAX]),
+        finished_s: Some(u64::MAX),
     };
     assert!(encoded(&position).len() <= POSITION_BYTES_MAX);
 }
@@ -131,7 +128,7 @@ fn the_longest_position_fits_its_limit() {
 #[test]
 fn the_layout_of_version_2_stays_readable() {
     let bytes = [
-        &[2, 2, 1][..],
+        &[2, 3, 1][..],
         &7u64.to_be_bytes(),
         &[3, 0xac, 0x02],
         &[1],
@@ -143,6 +140,7 @@ fn the_layout_of_version_2_stays_readable() {
         &[5],
         &14u128.to_be_bytes(),
         b"\x02/a\x04/a.1",
+        &[0xac, 0x02],
     ]
     .concat();
     let position = Position::decode(&bytes).unwrap();
@@ -152,5 +150,6 @@ fn the_layout_of_version_2_stays_readable() {
     assert_eq!(position.key.inode, 11);
     assert_eq!(position.tail, Guard { bytes: 5, hash: 14 });
     assert_eq!(position.place.as_deref(), Some(&b"/a.1"[..]));
+    assert_eq!(position.finished_s, Some(300));
     assert_eq!(encoded(&position), bytes);
 }

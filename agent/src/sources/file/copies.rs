@@ -18,14 +18,14 @@ use model::position::{FileKey, Guard};
 
 use super::audit::{Ending, Why};
 use super::content::{Content, read_at};
-use super::discovery::Opened;
+use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
-use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE};
+use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE, HOLD_MAX};
 use crate::pipeline::Outlet;
 
 /// A file that may be a copy in the making.
@@ -124,10 +124,16 @@ impl FileSource {
             origins.push((self.directory(dir), name.to_owned()));
         }
         let mut short = None;
-        for (directory, candidate) in self.siblings(&origins) {
+        let (siblings, mut all_seen) = self.siblings(&origins);
+        for (directory, candidate) in siblings {
             let path = self.directories[directory].path.join(&candidate);
-            let Ok(Some(opened)) = self.open(&path) else {
-                continue;
+            let opened = match self.open(&path) {
+                Ok(Some(opened)) => opened,
+                Ok(None) => continue,
+                Err(error) => {
+                    all_seen &= is_absent(&error);
+                    continue;
+                }
             };
             let is_known = self.known.contains_key(&opened.key);
             if is_known || self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
@@ -152,31 +158,42 @@ impl FileSource {
             return self.absorb(id, copy, out);
         }
         let waited = out.now().monotonic.saturating_sub(since);
-        if (!has_unread || waited >= COPY_GRACE) && !is_open {
+        // What cannot be seen is not absent.
+        let is_over = if all_seen {
+            !has_unread || waited >= COPY_GRACE
+        } else {
+            waited >= HOLD_MAX
+        };
+        if is_over && !is_open {
             self.give_up(id, out);
         }
     }
 
     /// Names that a rotation could have given to a copy, in the same directory or a watched one near
-    /// it, the one that changed last first: guards over a few bytes can fit several.
-    fn siblings(&mut self, origins: &[(usize, OsString)]) -> Vec<(usize, OsString)> {
+    /// it, the one that changed last first: guards over a few bytes can fit several. And whether all
+    /// could be listed.
+    fn siblings(&mut self, origins: &[(usize, OsString)]) -> (Vec<(usize, OsString)>, bool) {
         let mut names = Vec::new();
+        let mut all_seen = true;
         for (directory, name) in origins {
-            self.names_like(*directory, name, &mut names);
+            all_seen &= self.names_like(*directory, name, &mut names);
         }
         names.sort_by(|a, b| b.cmp(a));
         names.dedup();
-        names
-            .into_iter()
-            .map(|(_, near, name)| (near, name))
-            .collect()
+        let names = names.into_iter().map(|(_, near, name)| (near, name));
+        (names.collect(), all_seen)
     }
 
-    fn names_like(&mut self, directory: usize, name: &OsStr, names: &mut Vec<Dated>) {
+    fn names_like(&mut self, directory: usize, name: &OsStr, names: &mut Vec<Dated>) -> bool {
         self.meet_directories_below(directory, name);
+        let mut all_seen = true;
         for near in self.directories_near(directory) {
-            let Ok(entries) = std::fs::read_dir(&self.directories[near].path) else {
-                continue;
+            let entries = match self.calls.list(&self.directories[near].path) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    all_seen &= is_absent(&error);
+                    continue;
+                }
             };
             for entry in entries.flatten() {
                 let other = entry.file_name();
@@ -191,6 +208,7 @@ impl FileSource {
                 }
             }
         }
+        all_seen
     }
 
     /// A directory that was made for the copy is watched from now on, if files in it are meant.
@@ -267,14 +285,15 @@ impl FileSource {
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;
         // A copy that ends before what was read has nothing new, and its offset is not the epoch's.
+        epoch.is_unseen = false;
         let has_nothing_new = copy.size < epoch.offset;
-        epoch.life = if has_nothing_new {
-            Life::Finished(now.monotonic)
+        if has_nothing_new {
+            epoch.finish(now);
         } else {
             epoch.size_seen = copy.size;
             epoch.content = Some(copy.content);
-            Life::Detached(now.monotonic)
-        };
+            epoch.life = Life::Detached(now.monotonic);
+        }
         if self.known.get(&old) == Some(&id) {
             self.known.remove(&old);
         }
@@ -294,6 +313,9 @@ impl FileSource {
 
     /// There is no copy: what is known to be unread is lost.
     fn give_up(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        if self.close_gone(id, out) {
+            return;
+        }
         let lineage = self.lineages[id.lineage].as_mut();
         let placed = lineage.and_then(|lineage| {
             let mut epochs = lineage.epochs.iter();
@@ -307,7 +329,7 @@ impl FileSource {
         let why = epoch.cut_by;
         let rest = match why {
             // What was added to it since it was last seen is gone too.
-            Why::MissingAfterRestart | Why::CutWhileStopped | Why::Deleted if known == 0 => None,
+            Why::CutWhileStopped if known == 0 => None,
             _ => Some(known),
         };
         self.audit.closed(&path, &epoch, Ending { rest, why }, out);

@@ -4,11 +4,10 @@
 //! that says "no such file" is gone: a file that cannot be opened for another reason keeps all that is
 //! known of it.
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use model::position::{Codec, FileKey};
 use super::audit::Why;
 use super::content::Content;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
+use super::moved::Arrival;
 use super::pattern::Visit;
 use super::reader::Reader;
 use super::watch::Spot;
@@ -60,11 +60,12 @@ impl FileSource {
             .lineages
             .iter()
             .flatten()
-            .filter(|lineage| !lineage.met)
+            .filter(|lineage| !lineage.met && !lineage.is_over())
             .map(|lineage| (lineage.directory, lineage.name.clone()))
             .collect();
         self.looks.extend(gone);
         self.look_around(out);
+        self.seek_missing(out);
         self.forget_gone(out);
         out.spool().remember_source(&self.config.name);
         if self.phase == Phase::FirstEver && self.config.start_at == StartAt::End {
@@ -103,8 +104,12 @@ impl FileSource {
         if let (Ok(metadata), Some(epoch)) = (metadata, named)
             && metadata.ino() == epoch.key.inode
         {
-            // Whether it has grown or is another life, only a read can tell.
-            if metadata.len() != epoch.offset {
+            // Whether it has grown or is another life, only a read can tell. What is written in place, and
+            // is as long as before, has another time.
+            let changed = Some((metadata.ctime(), metadata.ctime_nsec()));
+            let before = std::mem::replace(&mut epoch.changed, changed);
+            let is_touched = before.is_some_and(|before| Some(before) != changed);
+            if is_touched || metadata.len() != epoch.offset {
                 self.queue(index);
             }
             return;
@@ -130,7 +135,14 @@ impl FileSource {
         };
         let directory = &self.directories[number];
         match watch.add(&directory.path, number) {
-            Ok(()) => {}
+            Ok(()) if kernel::is_event_reliable(&directory.path) => {}
+            Ok(()) => {
+                if !self.unwatched {
+                    tracing::info!(source = self.config.name, path = %directory.path.display(),
+                        "others write to this file system too, files are polled");
+                }
+                self.unwatched = true;
+            }
             // What is to come is heard of from where it will be.
             Err(error) if is_absent(&error) => {
                 if let Some(parent) = directory.path.parent().map(Path::to_owned) {
@@ -181,18 +193,10 @@ impl FileSource {
 
     /// Opens a regular file; `None` for anything else.
     pub(super) fn open(&self, path: &Path) -> io::Result<Option<Opened>> {
-        if !fs::metadata(path)?.is_file() {
+        let Some((file, metadata)) = self.calls.open(path)? else {
             return Ok(None);
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Ok(None);
-        }
-        let key = kernel::file_key(&file, self.reader.hasher())?;
+        };
+        let key = self.calls.key(&file, self.reader.hasher())?;
         Ok(Some(Opened {
             file,
             key,
@@ -204,7 +208,7 @@ impl FileSource {
 
     fn found(&mut self, directory: usize, name: &OsStr, opened: Opened, out: &mut Outlet<'_>) {
         let index = self.directories[directory].names.get(name).copied();
-        match self.known.get(&opened.key).copied() {
+        match self.known_as(&opened) {
             Some(id) if Some(id.lineage) == index => self.found_again(id, opened, out.now()),
             Some(id) => {
                 let index = self.lineage(directory, name);
@@ -278,6 +282,7 @@ impl FileSource {
                 return;
             }
             let was_named = std::mem::replace(&mut epoch.life, Life::Named) == Life::Named;
+            epoch.is_unseen = false;
             if !was_named {
                 epoch.place = None;
             }
@@ -295,13 +300,17 @@ impl FileSource {
             if epoch.life != Life::Named {
                 epoch.place = Some(path);
             }
+            if epoch.is_missing() {
+                epoch.life = Life::Detached(now.monotonic);
+                epoch.is_unseen = false;
+            }
             // The size of a compressed copy says nothing.
             let is_itself = epoch.codec == Codec::None && epoch.key == opened.key;
             if epoch.is_finished() && is_itself && opened.size != epoch.offset {
                 epoch.content = Some(opened.file.into());
                 epoch.life = Life::Finished(now.monotonic);
-                self.attention.insert(id.lineage);
             }
+            self.attention.insert(id.lineage);
         }
         self.queue(id.lineage);
     }
@@ -339,6 +348,20 @@ impl FileSource {
         out: &mut Outlet<'_>,
     ) {
         let now = out.now();
+        let arrival = Arrival {
+            name,
+            opened: &opened,
+            now,
+        };
+        if !self.aside.contains_key(&opened.key)
+            && let Some(id) = self.moved_epoch(directory, &arrival)
+        {
+            let spot = Spot {
+                directory,
+                name: name.to_owned(),
+            };
+            return self.go_on(id, &spot, opened, out);
+        }
         let index = self.lineage(directory, name);
         self.detach_named(index, now);
         let Some(lineage) = &mut self.lineages[index] else {
@@ -365,6 +388,7 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
+        let lineage_is_new = lineage.stream.is_none();
         lineage.last_epoch = Some(number);
         if opened.from > 0 && aside.is_none() {
             epoch.account.unread = opened.from;
@@ -375,6 +399,13 @@ impl FileSource {
             lineage: index,
             number,
         };
+        // The order of its lines holds only where they are.
+        let partition = aside.as_ref().and_then(|aside| aside.partition.clone());
+        if let Some(partition) =
+            partition.filter(|it| lineage_is_new && it.topic == self.config.topic)
+        {
+            self.set_stream(index, partition, out);
+        }
         self.known.insert(opened.key, id);
         self.opened(id, now);
         // Before it may have to be closed for another file.
@@ -385,7 +416,7 @@ impl FileSource {
         // From now on it is found again, whatever its name will be, also when nothing of it was read.
         self.note(id, out);
         if let Some(aside) = aside {
-            out.spool().forget(aside.lineage, aside.epoch);
+            out.forget(aside);
         }
     }
 
@@ -454,7 +485,7 @@ impl FileSource {
         index
     }
 
-    fn remove_lineage(&mut self, index: usize) {
+    pub(super) fn remove_lineage(&mut self, index: usize) {
         if self.lineages[index].take().is_none() {
             return;
         }
@@ -463,58 +494,10 @@ impl FileSource {
         }
         self.attention.remove(&index);
         self.pending.retain(|&(_, awaited)| awaited != index);
+        self.remembering.remove(&index);
         self.ready.retain(|&queued| queued != index);
         self.open_files.retain(|id| id.lineage != index);
         self.free_lineages.push(index);
-    }
-
-    /// Forgets finished files that no path names any more, and lineages that have no others.
-    fn forget_gone(&mut self, out: &mut Outlet<'_>) {
-        self.take_over_copies(out);
-        let awaited = self.awaited_by_vetting();
-        let aliased: HashSet<FileKey> = self
-            .lineages
-            .iter()
-            .flatten()
-            .filter_map(|lineage| lineage.alias_of)
-            .collect();
-        let mut empty = Vec::new();
-        for (index, lineage) in self.lineages.iter_mut().enumerate() {
-            let Some(lineage) = lineage else {
-                continue;
-            };
-            let is_met = lineage.met;
-            let is_gone = |epoch: &Epoch| {
-                epoch.is_finished()
-                    && epoch.content.is_none()
-                    && !aliased.contains(&epoch.key)
-                    && !(is_met && epoch.is_own_compressed())
-                    && !awaited.contains(&EpochId {
-                        lineage: index,
-                        number: epoch.number,
-                    })
-            };
-            let known = &mut self.known;
-            let id = lineage.id;
-            lineage.epochs.retain(|epoch| {
-                let gone = is_gone(epoch);
-                if gone {
-                    let number = epoch.number;
-                    let lineage = index;
-                    if known.get(&epoch.key) == Some(&EpochId { lineage, number }) {
-                        known.remove(&epoch.key);
-                    }
-                    out.spool().forget(id, number);
-                }
-                !gone
-            });
-            if lineage.epochs.is_empty() && lineage.alias_of.is_none() && !lineage.met {
-                empty.push(index);
-            }
-        }
-        for index in empty {
-            self.remove_lineage(index);
-        }
     }
 
     /// Opens the file of the epoch that is to be read, if it was closed meanwhile.
@@ -537,23 +520,21 @@ impl FileSource {
         let path = lineage.path.clone();
         match self.find(&path, &position) {
             Ok(Some((place, opened))) => {
+                self.take_key(id, opened.key);
                 if let Some(epoch) = self.epoch(id) {
+                    epoch.is_unseen = false;
                     epoch.place = (place != path).then_some(place);
                     epoch.content = Some(Content::new(opened.file, epoch.codec));
                 }
                 self.opened(id, out.now());
             }
             Ok(None) if is_named => self.detach_named(index, out.now()),
-            // It was deleted while it was closed. Perhaps a copy is left.
-            Ok(None) => {
-                if let Some(epoch) = self.epoch(id) {
-                    epoch.life = Life::Truncated(out.now().monotonic);
-                    epoch.cut_by = Why::Deleted;
-                }
-                self.attention.insert(index);
-                self.seek_copy(id, out);
+            Ok(None) if !self.is_gone(&position) => self.miss(id, out.now()),
+            Ok(None) => self.gone_unopened(id, out),
+            Err(error) => {
+                self.say_unreadable(&path, &error);
+                self.miss_in_time(id, out.now());
             }
-            Err(error) => self.say_unreadable(&path, &error),
         }
     }
 

@@ -1,55 +1,130 @@
 //! What the kernel tells about an open file: which inode it is, and whether anybody can still write
-//! to it.
+//! to it. And about a directory: whether it tells of what others do in it.
 //!
 //! Inode numbers are given out again at once (ext4: to the very next file), so a file is told by the
-//! kernel's file handle, which counts the lives of an inode; where there is none, by its birth time.
+//! best that there is: the kernel's file handle, which counts the lives of an inode; the identifier
+//! that a file system without handles gives; the count alone; the birth time; the number. Which one it
+//! was is part of the key: another kernel, or one that forbids a call, gives another key for the same
+//! file, and so does a file system that was mounted anew under another number. Such keys agree
+//! *perhaps*, by the number of the inode, and the guards decide.
+//!
 //! Everything is asked of an open descriptor: a path may already name another file.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use model::position::{FileKey, KeyLevel};
 
 use super::guard::Hasher;
 
-/// The key of an open file.
-pub(super) fn file_key(file: &File, hasher: &Hasher) -> io::Result<FileKey> {
-    let metadata = file.metadata()?;
-    let inode = metadata.ino();
-    let file_system = file_system(file, metadata.dev());
-    if let Some((level, handle)) = handle::of(file) {
-        return Ok(FileKey {
-            level,
-            file_system,
-            inode,
-            object: hasher.object(&[&handle]),
-        });
+/// How the key of a file agrees with one that was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Agreement {
+    /// It is the same file.
+    Yes,
+    /// The keys cannot be compared, and the inode has the same number.
+    Perhaps,
+    /// It is another file.
+    No,
+}
+
+/// How a key that was kept agrees with that of a file at hand.
+pub(super) fn agreement(kept: FileKey, found: FileKey) -> Agreement {
+    if kept == found {
+        return Agreement::Yes;
     }
-    let number = inode.to_be_bytes();
-    let (level, object) = match metadata.created() {
-        Ok(birth) => {
-            let since = birth
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default();
-            let birth = since.as_nanos().to_be_bytes();
-            (KeyLevel::BirthTime, hasher.object(&[&number, &birth]))
-        }
-        Err(_) => (KeyLevel::Inode, hasher.object(&[&number])),
+    let comparable = kept.level == found.level && kept.file_system == found.file_system;
+    if kept.inode == found.inode && !comparable {
+        Agreement::Perhaps
+    } else {
+        Agreement::No
+    }
+}
+
+/// Whether two files can have such a key, one after the other.
+pub(super) fn is_weak(level: KeyLevel) -> bool {
+    // Birth times are as coarse as the kernel's clock ticks, on older kernels some milliseconds.
+    level >= KeyLevel::BirthTime
+}
+
+/// The key of an open file, of level `best` or of the next that the file system has.
+pub(super) fn file_key(file: &File, hasher: &Hasher, best: KeyLevel) -> io::Result<FileKey> {
+    let metadata = file.metadata()?;
+    let number = metadata.ino().to_be_bytes();
+    let (level, object) = [
+        KeyLevel::Handle,
+        KeyLevel::HandleId,
+        KeyLevel::Generation,
+        KeyLevel::BirthTime,
+    ]
+    .into_iter()
+    .filter(|&level| level >= best)
+    .find_map(|level| Some((level, told_by(level, file, &metadata)?)))
+    .unwrap_or((KeyLevel::Inode, Vec::new()));
+    // Handles name the inode themselves, and not by its number alone.
+    let object = match level {
+        KeyLevel::Handle | KeyLevel::HandleId => hasher.object(&[&object]),
+        _ => hasher.object(&[&number, &object]),
     };
     Ok(FileKey {
         level,
-        file_system,
-        inode,
+        file_system: file_system(file, metadata.dev()),
+        inode: metadata.ino(),
         object,
     })
 }
 
-/// The file system's own identity, which outlives a reboot, unlike its device number. The kernel's
-/// `statvfs` packs it into one number; a file system without one gives 0.
+/// What a level tells a file by, where the file system has it.
+fn told_by(level: KeyLevel, file: &File, metadata: &Metadata) -> Option<Vec<u8>> {
+    match level {
+        KeyLevel::Handle => handle::of(file),
+        KeyLevel::HandleId => handle::id_of(file),
+        KeyLevel::Generation => handle::generation_of(file),
+        KeyLevel::BirthTime => {
+            let birth = metadata.created().ok()?;
+            let since = birth.duration_since(UNIX_EPOCH).unwrap_or_default();
+            Some(since.as_nanos().to_be_bytes().to_vec())
+        }
+        KeyLevel::Inode => Some(Vec::new()),
+    }
+}
+
+/// The identity of the file system that a path lies on, or would lie on.
+pub(super) fn file_system_of(path: &Path) -> io::Result<u64> {
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    for path in path.ancestors() {
+        match std::fs::metadata(path) {
+            Ok(metadata) => return Ok(number_of(rustix::fs::statvfs(path), metadata.dev())),
+            Err(error) if super::discovery::is_absent(&error) => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure)
+}
+
+/// Whether an open file is one of an overlay, where a name can change its file by being written to.
+#[cfg(target_os = "linux")]
+pub(super) fn is_overlaid(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|stat| magic_of(&stat) == OVERLAY)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_overlaid(_: &File) -> bool {
+    false
+}
+
+/// The identity of the file system that an open file lies on.
 fn file_system(file: &File, device: u64) -> u64 {
-    match rustix::fs::fstatvfs(file) {
+    number_of(rustix::fs::fstatvfs(file), device)
+}
+
+/// A file system's own identity outlives a reboot, unlike its device number. The kernel's `statvfs`
+/// packs it into one number; a file system without one gives 0.
+fn number_of(stat: rustix::io::Result<rustix::fs::StatVfs>, device: u64) -> u64 {
+    match stat {
         Ok(stat) if stat.f_fsid != 0 => stat.f_fsid,
         _ => device,
     }
@@ -104,14 +179,15 @@ const POLLED: [u32; 14] = [
 ];
 
 #[cfg(target_os = "linux")]
+const OVERLAY: u32 = 0x794c_7630;
+
+#[cfg(target_os = "linux")]
 mod handle {
-    //! `name_to_handle_at(2)` and leases, which no safe wrapper offers yet.
-    #![allow(unsafe_code, reason = "two system calls, each proved below")]
+    //! `name_to_handle_at(2)`, `FS_IOC_GETVERSION` and leases, which no safe wrapper offers yet.
+    #![allow(unsafe_code, reason = "three system calls, each proved below")]
 
     use std::fs::File;
     use std::os::fd::AsRawFd;
-
-    use model::position::KeyLevel;
 
     /// Linux's `MAX_HANDLE_SZ`.
     const HANDLE_BYTES_MAX: usize = 128;
@@ -131,10 +207,28 @@ mod handle {
     }
 
     /// The handle of an open file, with its type in front.
-    pub(super) fn of(file: &File) -> Option<(KeyLevel, Vec<u8>)> {
+    pub(super) fn of(file: &File) -> Option<Vec<u8>> {
         ask(file, 0)
-            .map(|handle| (KeyLevel::Handle, handle))
-            .or_else(|| ask(file, AT_HANDLE_FID).map(|handle| (KeyLevel::HandleId, handle)))
+    }
+
+    /// The identifier of an open file that cannot be opened by it, with its type in front.
+    pub(super) fn id_of(file: &File) -> Option<Vec<u8>> {
+        ask(file, AT_HANDLE_FID)
+    }
+
+    /// How many lives the inode of an open file had before this one, or a random number for each.
+    pub(super) fn generation_of(file: &File) -> Option<Vec<u8>> {
+        let mut generation: libc::c_long = 0;
+        // SAFETY: the kernel writes an `int`, or by the request's own definition a `long`, to
+        // `generation`, which has room for either and outlives the call.
+        let answer = unsafe {
+            libc::ioctl(
+                file.as_raw_fd(),
+                libc::FS_IOC_GETVERSION,
+                &raw mut generation,
+            )
+        };
+        (answer == 0).then(|| generation.to_be_bytes().to_vec())
     }
 
     fn ask(file: &File, flags: libc::c_int) -> Option<Vec<u8>> {
@@ -188,9 +282,15 @@ mod handle {
 
     use std::fs::File;
 
-    use model::position::KeyLevel;
+    pub(super) fn of(_: &File) -> Option<Vec<u8>> {
+        None
+    }
 
-    pub(super) fn of(_: &File) -> Option<(KeyLevel, Vec<u8>)> {
+    pub(super) fn id_of(_: &File) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(super) fn generation_of(_: &File) -> Option<Vec<u8>> {
         None
     }
 

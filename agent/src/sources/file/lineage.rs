@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use commitlog::batch::builder::HeaderBlock;
-use commitlog::id::TopicPartition;
+use commitlog::id::{Timestamp, TopicPartition};
 use model::position::{Codec, FileKey, Guard, LineageId, Position};
 
 use super::audit::{Account, Why};
 use super::content::Content;
 use super::encoding::Form;
 use super::guard::{Hasher, TAIL_BYTES};
+use crate::ambient::Now;
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
 
@@ -88,6 +89,12 @@ pub(super) struct Epoch {
     pub(super) account: Account,
     /// What its unread rest is lost to if no copy of it is found.
     pub(super) cut_by: Why,
+    /// When it was finished, in seconds of the wall clock: it is remembered over restarts.
+    pub(super) finished_s: u64,
+    /// The file's change time as of the last look at everything.
+    pub(super) changed: Option<(i64, i64)>,
+    /// It was not seen since the agent started: nobody knows what was added to it.
+    pub(super) is_unseen: bool,
 }
 
 /// What is known of an epoch's file.
@@ -101,6 +108,9 @@ pub(super) enum Life {
     /// Its content was cut off or replaced. What was not read may be in a copy, which is looked for
     /// since this time.
     Truncated(Duration),
+    /// It cannot be seen, since this time, and is not known to be gone: its directory cannot be read, or
+    /// its file system is not mounted. Its successors do not wait for it.
+    Missing(Duration),
     /// Read to its end, since this time. It is kept to know the file when it is met again.
     Finished(Duration),
 }
@@ -128,7 +138,7 @@ impl Lineage {
         self.epochs
             .iter_mut()
             .enumerate()
-            .find(|(_, epoch)| !epoch.is_finished())
+            .find(|(_, epoch)| !epoch.is_finished() && !epoch.is_missing())
     }
 
     /// The epoch that the path names.
@@ -144,13 +154,28 @@ impl Lineage {
         self.epochs.iter_mut().find(|epoch| epoch.number == number)
     }
 
+    /// The epoch of this number comes behind all others.
+    pub(super) fn move_to_back(&mut self, number: u32) {
+        let mut numbers = self.epochs.iter().map(|epoch| epoch.number);
+        if let Some(at) = numbers.position(|it| it == number)
+            && let Some(epoch) = self.epochs.remove(at)
+        {
+            self.epochs.push_back(epoch);
+        }
+    }
+
     /// Whether anything but events of its own name can change it: then it is looked at by time.
     pub(super) fn needs_attention(&self) -> bool {
         self.epochs.iter().any(|epoch| match epoch.life {
-            Life::Named => false,
+            Life::Named | Life::Missing(_) => false,
             Life::Detached(_) | Life::Truncated(_) => true,
             Life::Finished(_) => epoch.content.is_some(),
         })
+    }
+
+    /// Whether all that is left of it is remembered.
+    pub(super) fn is_over(&self) -> bool {
+        self.alias_of.is_none() && self.epochs.iter().all(Epoch::is_finished)
     }
 
     /// The position of an epoch as of its fields.
@@ -163,9 +188,9 @@ impl Lineage {
             key: epoch.key,
             head: epoch.head,
             tail: epoch.tail,
-            finished: epoch.is_finished(),
             path: self.path.as_os_str().as_bytes().to_vec(),
             place: epoch.place.as_deref().map(bytes_of),
+            finished_s: epoch.is_finished().then_some(epoch.finished_s.max(1)),
         }
     }
 
@@ -199,6 +224,9 @@ impl Epoch {
             place: None,
             account: Account::default(),
             cut_by: Why::Truncated,
+            finished_s: 0,
+            changed: None,
+            is_unseen: false,
         }
     }
 
@@ -209,6 +237,16 @@ impl Epoch {
 
     pub(super) fn is_finished(&self) -> bool {
         matches!(self.life, Life::Finished(_))
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.life, Life::Missing(_))
+    }
+
+    /// Nothing more is expected of it.
+    pub(super) fn finish(&mut self, now: Now) {
+        self.life = Life::Finished(now.monotonic);
+        self.finished_s = seconds(now);
     }
 
     /// The file is at least this long.
@@ -231,6 +269,16 @@ impl Epoch {
     pub(super) fn advance(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
         self.move_to(offset, tail_guard(before, hasher));
     }
+}
+
+/// The wall clock, as positions have it. Never that of one that is forgotten.
+pub(super) fn seconds(now: Now) -> u64 {
+    seconds_of(now.wall)
+}
+
+/// The same of a time.
+pub(super) fn seconds_of(wall: Timestamp) -> u64 {
+    u64::try_from(wall.0 / 1000).unwrap_or(0).max(1)
 }
 
 /// The guard over the last of these bytes.

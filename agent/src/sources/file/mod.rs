@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `pattern.rs` | which paths are meant, and the walk that finds them |
 //! | `watch.rs` | inotify on directories: hints where to look |
+//! | `calls.rs` | the system calls that look for files |
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
 //! | `content.rs`, `compressed.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
@@ -12,7 +13,10 @@
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
+//! | `find.rs` | a file again of which a position is known |
 //! | `resume.rs` | where the last run left off |
+//! | `moved.rs` | files that go on under another inode |
+//! | `remembered.rs` | what is kept of files that are finished or not followed, and how long |
 //! | `reader.rs`, `cutter.rs` | bytes to lines, lines to records |
 //! | `encoding.rs`, `multiline.rs` | how bytes become text, which lines are one record |
 //! | `holes.rs` | what nobody wrote |
@@ -24,19 +28,23 @@
 //! changes none of this.
 
 pub mod audit;
+pub(crate) mod calls;
 mod compressed;
 mod content;
 mod copies;
 mod cutter;
 mod discovery;
 pub mod encoding;
+mod find;
 mod guard;
 mod holes;
 pub(crate) mod kernel;
 mod lineage;
+mod moved;
 pub mod multiline;
 pub(crate) mod pattern;
 mod reader;
+mod remembered;
 mod report;
 mod resume;
 mod rotation;
@@ -54,17 +62,18 @@ use std::time::Duration;
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::{TopicName, TopicPartition};
 use model::header;
-use model::position::{FileKey, Position};
+use model::position::{FileKey, KeyLevel};
 
 use super::{Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{ATTENTION_EVERY, DEAF_MAX, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
 use crate::pipeline::Outlet;
-use crate::spool::positions::Loss;
+use crate::spool::positions::{Loss, Placed};
 use crate::spool::{Notes, Spool};
 use crate::telemetry::SourceTelemetry;
 use audit::{Audit, Why};
+use calls::Calls;
 use copies::Suspect;
 use encoding::Encoding;
 use guard::Hasher;
@@ -100,6 +109,8 @@ pub struct FileConfig {
     pub long_lines: LongLines,
     /// Files held open at once.
     pub files_open_max: usize,
+    /// The names of all sources of the agent: what one of another name has read is free to take.
+    pub beside: Vec<String>,
 }
 
 /// Where reading begins in files that are there at the very first start.
@@ -137,12 +148,17 @@ pub struct FileSource {
     free_lineages: Vec<usize>,
     /// Which lineage has the inode, and under which epoch.
     known: HashMap<FileKey, EpochId>,
-    /// What was read of files that the patterns no longer mean.
-    aside: HashMap<FileKey, Position>,
+    /// What was read of files that the patterns no longer mean, or that no source reads any more.
+    aside: HashMap<FileKey, Placed>,
+    /// When those are looked after again.
+    next_aside: Option<Duration>,
     /// What the source left whose place this one takes, until it has resumed.
     inherited: HashMap<FileKey, OpenFile>,
     /// Files of which was said before that they are not meant.
     told_aside: HashSet<FileKey>,
+    /// Lineages with files that are finished or cannot be seen.
+    remembering: BTreeSet<usize>,
+    calls: Calls,
     suspects: Vec<Suspect>,
     vettings: Vettings,
     /// Lineages that may have something to read.
@@ -210,7 +226,8 @@ impl FileSource {
             }
         };
         let stderr = io::stderr().as_fd().try_clone_to_owned();
-        let own_output = stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher));
+        let own_output =
+            stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher, KeyLevel::Handle));
         let own_output = own_output.ok();
         Ok(FileSource {
             patterns: Patterns::new(&config.files, &config.exclude)?,
@@ -229,6 +246,9 @@ impl FileSource {
             aside: HashMap::new(),
             inherited: HashMap::new(),
             told_aside: HashSet::new(),
+            next_aside: None,
+            remembering: BTreeSet::new(),
+            calls: Calls::default(),
             suspects: Vec::new(),
             vettings: Vettings::default(),
             ready: VecDeque::new(),
@@ -243,6 +263,15 @@ impl FileSource {
             phase: Phase::New,
             open_files: VecDeque::new(),
         })
+    }
+}
+
+#[cfg(test)]
+impl FileSource {
+    /// Has system calls go wrong.
+    pub(crate) fn with_calls(mut self, calls: Calls) -> FileSource {
+        self.calls = calls;
+        self
     }
 }
 

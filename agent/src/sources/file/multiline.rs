@@ -18,7 +18,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::content::Content;
 use super::encoding::Form;
 use super::holes::Gap;
-use super::lineage::{Epoch, Life, Lineage, tail_guard};
+use super::lineage::{Epoch, Life, Lineage, seconds_of, tail_guard};
 use super::reader::{Filled, LastLine, Read, Reader, Taken, Target};
 use super::{EpochId, FileSource};
 use crate::limits::MULTILINE_PATTERN_BYTES_MAX;
@@ -210,7 +210,7 @@ impl Reader {
         position.offset = end.offset;
         position.tail = end.tail;
         position.head = first_epoch.head;
-        position.finished = true;
+        position.finished_s = Some(seconds_of(target.batch.timestamp()));
         let first_placed = Placed {
             position,
             partition: placed.partition.clone(),

@@ -10,6 +10,7 @@ use super::FileSource;
 use super::lineage::{Epoch, Life, Lineage};
 use crate::files::{FileState, SourceFiles, State, Totals};
 use crate::spool::Spool;
+use crate::spool::positions::Placed;
 
 impl FileSource {
     /// Everything that there is to tell. It is a list of all files, so it is made for who asked only.
@@ -45,7 +46,7 @@ impl FileSource {
         files.extend(
             unreadable.map(|(path, error)| of_path(path, State::Unreadable, Some(error.clone()))),
         );
-        files.extend(self.aside.values().map(|position| {
+        files.extend(self.aside.values().map(|Placed { position, .. }| {
             let path = PathBuf::from(OsString::from_vec(position.path.clone()));
             FileState {
                 key: Some(position.key),
@@ -125,6 +126,7 @@ fn state_of(lineage: &Lineage, epoch: &Epoch, is_current: bool, is_full: bool) -
     match epoch.life {
         Life::Finished(_) => State::Finished,
         Life::Truncated(_) => State::LookingForCopy,
+        Life::Missing(_) => State::Unreadable,
         _ if !is_current => State::Behind,
         _ if has_unread && is_full => State::WaitingForRoom,
         Life::Detached(_) if epoch.is_unlinked() => State::Deleted,

@@ -10,23 +10,25 @@
 //! path that is meant goes on where the position left off.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
-use model::position::{Codec, Guard, LineageId, Position};
+use model::position::{Codec, LineageId, Position};
 
 use super::audit::{Account, Ending, Why};
 use super::content::Content;
-use super::discovery::{Opened, is_absent};
+use super::discovery::Opened;
+use super::find::{Found, Listings, path_of, place_of};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life};
+use super::moved::Arrival;
+use super::pattern::Visit;
 use super::reader::Reader;
+use super::watch::Spot;
 use super::{EpochId, FileSource, Inheritance, OpenFile, Phase};
 use crate::ambient::Now;
+use crate::limits::{FORGET_AFTER, HOLD_MAX};
 use crate::pipeline::Outlet;
 use crate::spool::positions::Placed;
 
@@ -39,13 +41,18 @@ impl FileSource {
             Phase::FirstEver
         };
         let mut lineages: BTreeMap<LineageId, Vec<Placed>> = BTreeMap::new();
+        let mut ownerless = Vec::new();
         for placed in out.spool().positions() {
-            let path = &placed.position.path;
-            let own = self.reader.hasher().lineage(&self.config.name, path);
-            if own == placed.position.lineage {
-                lineages.entry(own).or_default().push(placed);
+            let position = &placed.position;
+            if self.is_of(&self.config.name, position) {
+                lineages.entry(position.lineage).or_default().push(placed);
+            } else if !self.config.beside.iter().any(|it| self.is_of(it, position)) {
+                ownerless.push(placed);
             }
         }
+        let all = lineages.values().flatten();
+        let mut listings = Listings::of(all.map(|placed| &placed.position));
+        let mut unseen = Vec::new();
         for mut epochs in lineages.into_values() {
             epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
             let path = path_of(&epochs[0].position);
@@ -56,25 +63,42 @@ impl FileSource {
                     left.is_some_and(|left| left.is_draining)
                 };
                 let (draining, aside) = epochs.into_iter().partition(is_draining);
-                self.set_aside(&path, aside, out);
+                self.set_aside(&path, aside, &mut listings, out);
                 epochs = draining;
             }
             for placed in epochs {
-                self.resume_epoch(placed, out);
+                unseen.extend(self.resume_epoch(placed, &mut listings, out));
             }
         }
+        self.resume_unseen(unseen, &mut listings, out);
         self.phase = phase;
+        // The entry that they belong to is gone from the configuration, or has another name.
+        for placed in ownerless {
+            self.aside.entry(placed.position.key).or_insert(placed);
+        }
+    }
+
+    /// Whether a position is one of the source of this name.
+    fn is_of(&self, source: &str, position: &Position) -> bool {
+        self.reader.hasher().lineage(source, &position.path) == position.lineage
     }
 
     /// Keeps the positions of a path that is no longer meant, and says what is not read.
-    fn set_aside(&mut self, path: &Path, epochs: Vec<Placed>, out: &mut Outlet<'_>) {
-        for Placed { position, .. } in epochs {
+    fn set_aside(
+        &mut self,
+        path: &Path,
+        epochs: Vec<Placed>,
+        listings: &mut Listings,
+        out: &mut Outlet<'_>,
+    ) {
+        for placed in epochs {
+            let position = &placed.position;
             // A newer epoch of the same inode, or another path's.
             if self.aside.contains_key(&position.key) {
                 continue;
             }
-            if let Ok(Some((_, opened))) = self.find(path, &position) {
-                let is_same = self.reader.is_same(&opened.file, &position);
+            if let Ok(Some((_, opened))) = self.find_listed(path, position, listings) {
+                let is_same = self.reader.is_same(&opened.file, position);
                 let read = if is_same.unwrap_or(true) {
                     position.offset
                 } else {
@@ -85,21 +109,22 @@ impl FileSource {
                     rest: Some(unread),
                     why: Why::Excluded,
                 };
-                let epoch = resumed(&position, out.now());
+                let epoch = resumed(position, out.now());
                 if !self.told_aside.contains(&position.key) {
                     self.audit.closed(path, &epoch, ending, out);
                 }
             }
-            self.aside.insert(position.key, position);
+            self.aside.insert(position.key, placed);
         }
     }
 
     /// Moves a new epoch to where a position that was set aside left off. That one is to be forgotten
     /// once the epoch's own is noted.
-    pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Position>> {
-        let (Some(position), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
+    pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Placed>> {
+        let (Some(placed), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
             return Ok(None);
         };
+        let position = &placed.position;
         if position.codec != Codec::None {
             (epoch.offset, epoch.head, epoch.tail) =
                 (position.offset, position.head, position.tail);
@@ -113,15 +138,19 @@ impl FileSource {
         Ok(self.aside.remove(&epoch.key))
     }
 
-    fn resume_epoch(&mut self, placed: Placed, out: &mut Outlet<'_>) {
+    /// Takes over one position. It comes back when its file was not seen.
+    fn resume_epoch(
+        &mut self,
+        placed: Placed,
+        listings: &mut Listings,
+        out: &mut Outlet<'_>,
+    ) -> Option<Unseen> {
         let Placed {
             position,
             partition,
         } = placed;
         let path = path_of(&position);
-        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-            return;
-        };
+        let (dir, name) = (path.parent()?, path.file_name()?);
         let directory = self.directory(dir);
         let index = self.lineage(directory, name);
         if let Some(partition) = partition.filter(|it| it.topic == self.config.topic) {
@@ -134,7 +163,7 @@ impl FileSource {
         let found = if self.known.contains_key(&position.key) {
             Ok(None)
         } else {
-            self.find_or_inherit(&path, &position)
+            self.find_or_inherit(&path, &position, listings)
         };
         let epoch = resumed(&position, out.now());
         if let Some(lineage) = &mut self.lineages[index] {
@@ -142,13 +171,12 @@ impl FileSource {
             lineage.epochs.push_front(epoch);
         }
         match found {
-            Ok(Some(found)) => self.resume_found(id, &position, found, out),
-            Ok(None) => self.resume_missing(id, out),
-            // Not seen is not gone: the epoch stays as it is known.
-            Err(error) => {
-                self.known.insert(position.key, id);
-                self.say_unreadable(&path, &error);
+            Ok(Some(found)) if !self.known.contains_key(&found.1.key) => {
+                self.resume_found(id, &position, found, out);
+                None
             }
+            Ok(_) => Some((id, position, None)),
+            Err(error) => Some((id, position, Some(error))),
         }
     }
 
@@ -157,7 +185,7 @@ impl FileSource {
         &mut self,
         id: EpochId,
         position: &Position,
-        (place, opened): (PathBuf, Opened),
+        (place, opened): Found,
         out: &mut Outlet<'_>,
     ) {
         if position.codec != Codec::None {
@@ -165,6 +193,7 @@ impl FileSource {
         }
         let now = out.now();
         let same = self.reader.is_same(&opened.file, position);
+        self.take_key(id, opened.key);
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
@@ -172,25 +201,25 @@ impl FileSource {
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
-        if !is_named {
-            // A file that was inherited may have no name.
-            epoch.place = Some(place).filter(|place| !place.as_os_str().is_empty());
-            if !position.finished {
-                epoch.life = Life::Detached(now.monotonic);
-            }
+        epoch.is_unseen = false;
+        let is_finished = epoch.is_finished();
+        if !is_finished {
+            epoch.life = if is_named {
+                Life::Named
+            } else {
+                Life::Detached(now.monotonic)
+            };
         }
+        // A file that was inherited may have no name.
+        epoch.place = Some(place).filter(|place| !is_named && !place.as_os_str().is_empty());
         epoch.size_seen = opened.size.max(position.offset);
-        let is_done = position.finished && opened.size == position.offset;
+        let is_done = is_finished && opened.size == position.offset;
         epoch.content = (!is_done).then(|| opened.file.into());
         if is_named {
             // All others came before it, also those that a truncation gave a higher number.
-            lineage.epochs.rotate_left(1);
+            lineage.move_to_back(id.number);
         }
-        self.known.insert(opened.key, id);
         if is_named {
-            if let Some(epoch) = self.epoch(id) {
-                epoch.place = None;
-            }
             self.follow_link(id.lineage, &path_of(position));
         }
         match same {
@@ -200,12 +229,12 @@ impl FileSource {
                 }
                 self.attention.insert(id.lineage);
                 self.queue(id.lineage);
+                if opened.key != position.key {
+                    self.note(id, out);
+                }
             }
             // What is there now was never met.
-            Ok(false) if position.finished => {
-                self.remove_epoch(id);
-                out.spool().forget(position.lineage, position.epoch);
-            }
+            Ok(false) if is_finished => self.forget(id, out),
             Ok(false) => {
                 if let Some(epoch) = self.epoch(id) {
                     // The length is that of what is there now.
@@ -222,7 +251,7 @@ impl FileSource {
 
     /// The inode is there, and holds what was read of it once it is decompressed: every read looks.
     fn resume_compressed(&mut self, id: EpochId, place: PathBuf, opened: Opened, now: Now) {
-        self.known.insert(opened.key, id);
+        self.take_key(id, opened.key);
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
@@ -230,6 +259,7 @@ impl FileSource {
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
+        epoch.is_unseen = false;
         epoch.place = (!is_named).then_some(place);
         if epoch.is_finished() {
             return;
@@ -241,21 +271,6 @@ impl FileSource {
         self.opened(id, now);
         self.attention.insert(id.lineage);
         self.queue(id.lineage);
-    }
-
-    /// The inode is gone, or has a newer life. Perhaps a copy is left.
-    fn resume_missing(&mut self, id: EpochId, out: &mut Outlet<'_>) {
-        let now = out.now().monotonic;
-        let Some(epoch) = self.epoch(id) else {
-            return;
-        };
-        // A compressed copy of it may be left.
-        if epoch.is_finished() {
-            return;
-        }
-        epoch.life = Life::Truncated(now);
-        epoch.cut_by = Why::MissingAfterRestart;
-        self.seek_copy(id, out);
     }
 
     /// What this source leaves to the one that takes its place.
@@ -296,80 +311,241 @@ impl FileSource {
         &mut self,
         path: &Path,
         position: &Position,
-    ) -> io::Result<Option<(PathBuf, Opened)>> {
+        listings: &mut Listings,
+    ) -> io::Result<Option<Found>> {
         let inherited = self.inherited.remove(&position.key);
-        if let Ok(Some(found)) = self.find(path, position) {
+        let found = self.find_listed(path, position, listings);
+        let Some(OpenFile { file, key, .. }) = inherited else {
+            return found;
+        };
+        if let Ok(Some(found)) = found {
             return Ok(Some(found));
         }
-        let Some(OpenFile { file, key, .. }) = inherited else {
-            return self.find(path, position);
-        };
         let size = file.metadata()?.len();
         let opened = Opened {
             file,
             key,
             size,
             from: 0,
-            codec: Codec::None,
+            codec: position.codec,
         };
         Ok(Some((PathBuf::new(), opened)))
     }
 
-    /// Finds the inode of a position: at its path, where it was last, or under another name beside it.
-    pub(super) fn find(
-        &self,
-        path: &Path,
-        position: &Position,
-    ) -> io::Result<Option<(PathBuf, Opened)>> {
-        let place = place_of(position);
-        let mut failure = None;
-        for candidate in [Some(path), place.as_deref()].into_iter().flatten() {
-            match self.open(candidate) {
-                Ok(Some(opened)) if opened.key == position.key => {
-                    return Ok(Some((candidate.to_owned(), opened)));
-                }
-                Err(error) if !is_absent(&error) => failure = Some(error),
-                _ => {}
-            }
-        }
-        let dirs = [path.parent(), place.as_deref().and_then(Path::parent)];
-        for dir in dirs.into_iter().flatten() {
-            match self.find_in(dir, position) {
-                Ok(None) => {}
-                Ok(found) => return Ok(found),
-                Err(error) if is_absent(&error) => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        failure.map_or(Ok(None), Err)
-    }
-
-    /// Finds the inode of a position in a directory. Its listing has the numbers: only the right one
-    /// is opened.
-    fn find_in(&self, dir: &Path, position: &Position) -> io::Result<Option<(PathBuf, Opened)>> {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.ino() != position.key.inode {
+    /// Looks further for what is neither at its path nor beside it, once all others are known: in every
+    /// directory of the patterns, and under its own path as another inode.
+    fn resume_unseen(
+        &mut self,
+        unseen: Vec<Unseen>,
+        listings: &mut Listings,
+        out: &mut Outlet<'_>,
+    ) {
+        let is_wanted = |(_, position, _): &Unseen| position.finished_s.is_none();
+        let dirs = if unseen.iter().any(is_wanted) {
+            self.meant_directories()
+        } else {
+            Vec::new()
+        };
+        for (id, position, failure) in unseen {
+            // The newest of several epochs of one inode is the one that the inode is.
+            let is_shadowed = self.known.contains_key(&position.key);
+            if position.finished_s.is_some() {
+                self.known.entry(position.key).or_insert(id);
                 continue;
             }
-            if let Ok(Some(opened)) = self.open(&entry.path())
-                && opened.key == position.key
-            {
-                return Ok(Some((entry.path(), opened)));
+            if !is_shadowed {
+                self.known.insert(position.key, id);
+                let found = dirs.iter().find_map(|dir| {
+                    let found = self.find_in(dir, &position, listings).ok()??;
+                    (!self.known.contains_key(&found.1.key) || found.1.key == position.key)
+                        .then_some(found)
+                });
+                if let Some(found) = found {
+                    self.resume_found(id, &position, found, out);
+                    continue;
+                }
+                if self.resume_moved(id, &position, out) {
+                    continue;
+                }
+            }
+            match failure {
+                Some(error) if !is_shadowed => {
+                    self.say_unreadable(&path_of(&position), &error);
+                    self.try_again(id, out.now());
+                }
+                _ => self.seek_gone(id, Why::MissingAfterRestart, out),
             }
         }
-        Ok(None)
+    }
+
+    /// A call failed that looked for a file. Its successors wait for it, for a while.
+    fn try_again(&mut self, id: EpochId, now: Now) {
+        if let Some(epoch) = self.epoch(id)
+            && epoch.place.is_some()
+        {
+            epoch.life = Life::Detached(now.monotonic);
+            self.attention.insert(id.lineage);
+        }
+        self.queue(id.lineage);
+    }
+
+    fn meant_directories(&self) -> Vec<PathBuf> {
+        let mut dirs = Vec::new();
+        self.patterns.walk(&mut |visit| {
+            if let Visit::Directory(path) = visit {
+                dirs.push(path.to_owned());
+            }
+        });
+        dirs
+    }
+
+    /// Goes on in the file that is in the place of one that is gone, if it has the same content.
+    fn resume_moved(&mut self, id: EpochId, position: &Position, out: &mut Outlet<'_>) -> bool {
+        let Ok(Some(opened)) = self.open(&path_of(position)) else {
+            return false;
+        };
+        let Some(lineage) = &self.lineages[id.lineage] else {
+            return false;
+        };
+        let (directory, name) = (lineage.directory, lineage.name.clone());
+        let arrival = Arrival {
+            name: &name,
+            opened: &opened,
+            now: out.now(),
+        };
+        let is_known = self.known.contains_key(&opened.key);
+        if is_known || self.moved_epoch(directory, &arrival) != Some(id) {
+            return false;
+        }
+        self.go_on(id, &Spot { directory, name }, opened, out);
+        true
+    }
+
+    /// The inode is not found, or has a newer life. Perhaps a copy is left.
+    fn seek_gone(&mut self, id: EpochId, why: Why, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        if let Some(epoch) = self.epoch(id) {
+            epoch.life = Life::Truncated(now);
+            epoch.cut_by = why;
+            self.seek_copy(id, out);
+        }
+    }
+
+    /// Nobody can see the file now, and it is not known to be gone.
+    pub(super) fn miss(&mut self, id: EpochId, now: Now) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let path = lineage.path.clone();
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        tracing::warn!(source = self.config.name, path = %path.display(),
+            "file cannot be seen; should its file system come back, it is read on");
+        epoch.life = Life::Missing(now.monotonic);
+        epoch.content = None;
+        self.remembering.insert(id.lineage);
+    }
+
+    /// The same once its successors have waited for long enough.
+    pub(super) fn miss_in_time(&mut self, id: EpochId, now: Now) {
+        if let Some(epoch) = self.epoch(id)
+            && let Life::Detached(since) = epoch.life
+            && now.monotonic.saturating_sub(since) >= HOLD_MAX
+        {
+            self.miss(id, now);
+        }
+    }
+
+    /// A file was deleted while it was closed. Perhaps a copy is left.
+    pub(super) fn gone_unopened(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        self.attention.insert(id.lineage);
+        self.seek_gone(id, Why::Deleted, out);
+    }
+
+    /// Looks again for the files that could not be seen.
+    pub(super) fn seek_missing(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        let mut missing = Vec::new();
+        for &index in &self.remembering {
+            let Some(lineage) = &self.lineages[index] else {
+                continue;
+            };
+            for epoch in &lineage.epochs {
+                if let Life::Missing(since) = epoch.life {
+                    let id = EpochId {
+                        lineage: index,
+                        number: epoch.number,
+                    };
+                    missing.push((id, since, lineage.position(epoch)));
+                }
+            }
+        }
+        let mut listings = Listings::of(missing.iter().map(|(_, _, position)| position));
+        for (id, since, position) in missing {
+            let path = path_of(&position);
+            let is_over = now.saturating_sub(since) >= FORGET_AFTER;
+            let why = match self.epoch(id) {
+                Some(epoch) if epoch.is_unseen => Why::MissingAfterRestart,
+                _ => Why::Deleted,
+            };
+            match self.find_listed(&path, &position, &mut listings) {
+                Ok(Some(found)) => self.resume_found(id, &position, found, out),
+                Ok(None) if self.is_gone(&position) => self.seek_gone(id, why, out),
+                Ok(None) | Err(_) if is_over => self.end_gone(id, why, out),
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends an epoch that has no copy and whose file nobody can see, or goes on waiting for it where it
+    /// is not known to be gone. Whether it is such a one.
+    pub(super) fn close_gone(&mut self, id: EpochId, out: &mut Outlet<'_>) -> bool {
+        let Some(lineage) = &self.lineages[id.lineage] else {
+            return false;
+        };
+        let mut epochs = lineage.epochs.iter();
+        let Some(epoch) = epochs.find(|epoch| epoch.number == id.number) else {
+            return false;
+        };
+        let why = epoch.cut_by;
+        if !matches!(why, Why::MissingAfterRestart | Why::Deleted) {
+            return false;
+        }
+        let is_shadowed = self.known.get(&epoch.key).is_some_and(|of| *of != id);
+        if is_shadowed || self.is_gone(&lineage.position(epoch)) {
+            self.end_gone(id, why, out);
+        } else {
+            self.miss(id, out.now());
+        }
+        true
+    }
+
+    /// Ends an epoch whose file is not there. It is remembered: the file may be restored.
+    fn end_gone(&mut self, id: EpochId, why: Why, out: &mut Outlet<'_>) {
+        let now = out.now();
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let path = lineage.path.clone();
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        let known = epoch.size_seen.saturating_sub(epoch.offset);
+        // What was added to it since it was last seen is gone too.
+        let rest = (known > 0).then_some(known);
+        self.audit.closed(&path, epoch, Ending { rest, why }, out);
+        epoch.account.is_closed = true;
+        epoch.is_unseen = false;
+        epoch.finish(now);
+        self.remembering.insert(id.lineage);
+        self.note(id, out);
+        self.queue(id.lineage);
     }
 }
 
-fn path_of(position: &Position) -> PathBuf {
-    PathBuf::from(OsString::from_vec(position.path.clone()))
-}
-
-fn place_of(position: &Position) -> Option<PathBuf> {
-    let place = position.place.clone();
-    place.map(|place| PathBuf::from(OsString::from_vec(place)))
-}
+/// A position whose file was not seen, and why if that is known.
+type Unseen = (EpochId, Position, Option<io::Error>);
 
 /// The epoch of a position, as far as the position tells.
 fn resumed(position: &Position, now: Now) -> Epoch {
@@ -385,31 +561,25 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         searched: 0,
         size_seen: position.offset,
         grown_at: now.monotonic,
-        life: if position.finished {
+        life: if position.finished_s.is_some() {
             Life::Finished(now.monotonic)
         } else {
             Life::Named
         },
         copy: None,
         place: place_of(position),
-        account: Account::default(),
+        account: Account {
+            is_closed: position.finished_s.is_some(),
+            ..Account::default()
+        },
         cut_by: Why::Truncated,
+        finished_s: position.finished_s.unwrap_or(0),
+        changed: None,
+        is_unseen: position.finished_s.is_none(),
     }
 }
 
 impl Reader {
-    /// Whether the file still holds what was read of it.
-    pub(super) fn is_same(&self, file: &File, position: &Position) -> io::Result<bool> {
-        let has = |from, guard: Guard| -> io::Result<bool> {
-            let found = self.guard_at(file, from, usize::from(guard.bytes))?;
-            Ok(found == Some(guard))
-        };
-        let Some(tail_from) = position.offset.checked_sub(position.tail.bytes.into()) else {
-            return Ok(false);
-        };
-        Ok(has(0, position.head)? && has(tail_from, position.tail)?)
-    }
-
     /// Moves a new epoch to `offset`, with the guards that belong there.
     pub(super) fn restart_at(&self, file: &File, epoch: &mut Epoch, offset: u64) -> io::Result<()> {
         let length = |most: usize| usize::try_from(offset.min(most as u64)).unwrap_or(most);

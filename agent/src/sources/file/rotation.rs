@@ -15,6 +15,7 @@ use model::position::Codec;
 
 use super::content::Content;
 use super::discovery::next_number;
+use super::find::doubted;
 use super::lineage::{Epoch, Life, Lineage};
 use super::multiline::Join;
 use super::reader::{LastLine, Read, Taken, Target};
@@ -39,11 +40,17 @@ impl FileSource {
             return nothing;
         };
         let position = lineage.position(&lineage.epochs[at]);
-        let Lineage { stream, epochs, .. } = lineage;
+        let Lineage {
+            stream,
+            epochs,
+            path,
+            ..
+        } = lineage;
         let Some(stream) = stream else {
             return nothing;
         };
         let now = out.now().monotonic;
+        self.calls.before_read(path)?;
         let epoch = &mut epochs[at];
         let was_unseen = epoch.head.bytes == 0;
         let read = if out.room(stream.destination) == 0 {
@@ -134,6 +141,9 @@ impl FileSource {
             Err(error) => {
                 let lineage = self.lineages[id.lineage].as_ref();
                 let path = lineage.map(|lineage| lineage.path.clone());
+                if error.raw_os_error() == Some(libc::ESTALE) {
+                    self.doubt(id);
+                }
                 self.say_unreadable(&path.unwrap_or_default(), &error);
                 Progress::None
             }
@@ -183,15 +193,27 @@ impl FileSource {
             return progress;
         }
         if let Some(epoch) = self.epoch(id) {
-            epoch.life = Life::Finished(now);
+            epoch.finish(out.now());
         }
         if let Some(epoch) = self.epoch(id).filter(|it| it.codec != Codec::None) {
             epoch.content = None;
             self.close_finished(id, out);
         }
         self.attention.insert(id.lineage);
+        self.remembering.insert(id.lineage);
         self.note(id, out);
         Progress::Some(1)
+    }
+
+    /// The server does not know the descriptor any more. The file may be there all the same, under
+    /// another handle: it is opened again by its path at the next look, and judged by its guards.
+    fn doubt(&mut self, id: EpochId) {
+        let Some(epoch) = self.epoch(id) else {
+            return;
+        };
+        epoch.content = None;
+        let key = doubted(epoch.key);
+        self.take_key(id, key);
     }
 
     /// The file has less than what was read of it, or something else: its life is over, and the next
@@ -260,7 +282,7 @@ impl FileSource {
                     number,
                 };
                 match life {
-                    Life::Named => {}
+                    Life::Named | Life::Missing(_) => {}
                     Life::Truncated(_) => self.seek_copy(id, out),
                     Life::Detached(_) => self.see_growth(id, out.now().monotonic),
                     Life::Finished(since) => self.read_late(id, since, out),

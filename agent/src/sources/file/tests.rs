@@ -5,11 +5,15 @@ mod compressed;
 mod decompressed;
 mod edges;
 mod encoding;
+mod identity;
 mod logrotate;
+mod mounts;
 mod multiline;
 mod reading;
 mod reload;
 mod restarts;
+mod resume;
+mod rotation;
 mod snapshot;
 mod waiting;
 

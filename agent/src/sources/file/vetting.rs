@@ -425,7 +425,7 @@ impl FileSource {
             return;
         };
         let goes_on = match epoch.life {
-            Life::Truncated(_) => true,
+            Life::Truncated(_) | Life::Missing(_) => true,
             Life::Finished(_) => epoch.content.is_none() && size > epoch.offset,
             Life::Named | Life::Detached(_) => false,
         };

@@ -1,0 +1,138 @@
+//! What is kept of files that are read to their end, or that nobody follows any more, and for how long.
+//!
+//! A finished epoch is remembered by its key and guards, without an open file: so it is known again as a
+//! late copy, as a compressed one, when it is restored from a backup, and when its disk is mounted late.
+//! What a restart finds of them is forgotten when their day is over, as if it had not been stopped.
+//!
+//! A position that was set aside is kept as long as its file is there, and a day longer.
+
+use std::collections::HashSet;
+
+use model::position::FileKey;
+
+use super::find::{Listings, path_of};
+use super::lineage::{Epoch, seconds};
+use super::{EpochId, FileSource};
+use crate::ambient::Now;
+use crate::limits::{ASIDE_EVERY, FORGET_AFTER, REMEMBERED_MAX, REMEMBERED_OF_PATH_MAX};
+use crate::pipeline::Outlet;
+use crate::spool::positions::Placed;
+
+impl FileSource {
+    /// Forgets finished files that nothing names any more, those of the longest ago first, and lineages
+    /// that have no others.
+    pub(super) fn forget_gone(&mut self, out: &mut Outlet<'_>) {
+        self.take_over_copies(out);
+        for id in self.too_old(out.now()) {
+            self.forget(id, out);
+        }
+        let is_empty = |index: &usize| {
+            let lineage = self.lineages[*index].as_ref();
+            lineage.is_some_and(|it| it.epochs.is_empty() && it.alias_of.is_none() && !it.met)
+        };
+        let empty: Vec<usize> = (0..self.lineages.len()).filter(is_empty).collect();
+        for index in empty {
+            self.remove_lineage(index);
+        }
+        self.tend_aside(out);
+    }
+
+    /// The epochs that are not to be remembered any more.
+    fn too_old(&mut self, now: Now) -> Vec<EpochId> {
+        let lineages = self.lineages.iter().flatten();
+        let aliased: HashSet<FileKey> = lineages.filter_map(|lineage| lineage.alias_of).collect();
+        let awaited = self.awaited_by_vetting();
+        let (mut forgotten, mut kept) = (Vec::new(), Vec::new());
+        self.remembering.clear();
+        for (index, lineage) in self.lineages.iter().enumerate() {
+            let Some(lineage) = lineage else {
+                continue;
+            };
+            let is_gone = |epoch: &&Epoch| {
+                epoch.is_finished()
+                    && epoch.content.is_none()
+                    && !aliased.contains(&epoch.key)
+                    && !(lineage.met && epoch.is_own_compressed())
+                    && !awaited.contains(&EpochId {
+                        lineage: index,
+                        number: epoch.number,
+                    })
+            };
+            let gone = lineage.epochs.iter().rev().filter(is_gone);
+            for (rank, epoch) in gone.enumerate() {
+                let id = EpochId {
+                    lineage: index,
+                    number: epoch.number,
+                };
+                if rank >= REMEMBERED_OF_PATH_MAX || is_over(epoch.finished_s, now) {
+                    forgotten.push(id);
+                } else {
+                    kept.push((epoch.finished_s, id));
+                }
+            }
+            let is_past = |epoch: &Epoch| epoch.is_finished() || epoch.is_missing();
+            if lineage.epochs.iter().any(is_past) {
+                self.remembering.insert(index);
+            }
+        }
+        let surplus = kept.len().saturating_sub(REMEMBERED_MAX);
+        if surplus > 0 {
+            kept.sort_by_key(|&(finished_s, id)| (finished_s, id.lineage, id.number));
+            forgotten.extend(kept.drain(..surplus).map(|(_, id)| id));
+        }
+        forgotten
+    }
+
+    /// Forgets an epoch for good.
+    pub(super) fn forget(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
+            let mut epochs = lineage.epochs.iter();
+            let epoch = epochs.find(|epoch| epoch.number == id.number)?;
+            Some(lineage.placed(epoch))
+        });
+        self.remove_epoch(id);
+        if let Some(placed) = placed {
+            out.forget(placed);
+        }
+    }
+
+    /// Forgets positions that were set aside when their files are gone for long.
+    fn tend_aside(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now();
+        if self.aside.is_empty() || self.next_aside.is_some_and(|at| at > now.monotonic) {
+            return;
+        }
+        self.next_aside = Some(now.monotonic + ASIDE_EVERY);
+        let mut listings = Listings::of(self.aside.values().map(|placed| &placed.position));
+        let mut aside = std::mem::take(&mut self.aside);
+        aside.retain(|_, placed| {
+            let position = &mut placed.position;
+            let path = path_of(position);
+            let is_there = !matches!(self.find_listed(&path, position, &mut listings), Ok(None));
+            is_kept(is_there, placed, out)
+        });
+        self.aside = aside;
+    }
+}
+
+/// Whether a position that is set aside is still to be kept. From when on its file is gone is saved.
+fn is_kept(is_there: bool, placed: &mut Placed, out: &mut Outlet<'_>) -> bool {
+    let now = out.now();
+    match placed.position.finished_s {
+        Some(since) if !is_there && is_over(since, now) => {
+            out.forget(placed.clone());
+            return false;
+        }
+        None if !is_there => {
+            placed.position.finished_s = Some(seconds(now));
+            out.note(placed.clone());
+        }
+        _ => {}
+    }
+    true
+}
+
+/// Whether what was finished then is no longer remembered.
+fn is_over(finished_s: u64, now: Now) -> bool {
+    seconds(now).saturating_sub(finished_s) >= FORGET_AFTER.as_secs()
+}
