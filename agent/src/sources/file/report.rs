@@ -73,7 +73,8 @@ impl FileSource {
     }
 
     fn report_lineage(&self, lineage: &Lineage, is_full: bool, files: &mut Vec<FileState>) {
-        let current = lineage.epochs.iter().find(|epoch| !epoch.is_finished());
+        let mut epochs = lineage.epochs.iter();
+        let current = epochs.find(|epoch| !epoch.is_finished() && !epoch.is_missing());
         let current = current.map(|epoch| epoch.number);
         let error = self.unreadable.get(&lineage.path);
         for epoch in &lineage.epochs {

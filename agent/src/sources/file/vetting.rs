@@ -464,7 +464,7 @@ impl FileSource {
         if let Some(id) = id.filter(|_| file.is_passed_over)
             && let Some(epoch) = self.epoch(id)
         {
-            epoch.life = Life::Finished(out.now().monotonic);
+            epoch.finish(out.now());
             epoch.content = None;
             self.note(id, out);
         }

@@ -85,7 +85,8 @@ fn a_rotated_file_that_is_not_meant_any_more_is_drained() {
     world.run_for(QUIET + LATE + Duration::from_secs(11));
     assert_eq!(world.lines_of("b.log"), ["one", "two"]);
     let aside = ("b.log".to_owned(), 0, 0, State::NotMeant);
-    assert_eq!(world.states(), [aside]);
+    let remembered = ("b.log".to_owned(), 8, 8, State::Finished);
+    assert_eq!(world.states(), [aside, remembered]);
     let ended: Vec<Why> = world
         .closed()
         .into_iter()
