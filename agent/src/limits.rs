@@ -243,6 +243,17 @@ const _: () = {
     assert!(2 * LABELS_MAX + 8 <= RECORD_HEADERS_MAX);
 };
 
+/// An idle file is closed after this time: it is opened again at its next line, for 30 µs.
+pub const IDLE_CLOSED_AFTER: Duration = Duration::from_secs(10);
+
+/// So many idle files stay open, those that grew last. A host with a handful of files has them all open,
+/// so that what is written to one and deleted at once is delivered.
+pub const FILES_IDLE_OPEN: usize = 32;
+
+/// Descriptors that files leave to the spool, its partitions and the network, below half of what the
+/// process may have.
+pub const FILES_RESERVE: u64 = 32;
+
 /// Directories below one another that a pattern with `**` goes through.
 pub const WALK_DEPTH_MAX: usize = 64;
 

@@ -284,7 +284,8 @@ impl Outlet<'_> {
 
     /// How many bytes may be read for a destination now: none while the spool is full.
     pub fn room(&self, destination: DestinationId) -> usize {
-        if self.flow.destinations[destination.0].is_blocked() || !self.flow.spool.has_room() {
+        let destination = &self.flow.destinations[destination.0];
+        if !destination.takes(self.now) || !self.flow.spool.has_room() {
             0
         } else {
             READ_BYTES

@@ -55,6 +55,11 @@ impl Destination {
         !self.waiting.is_empty()
     }
 
+    /// Whether more can be pushed: nothing waits for room, and the last cut did not just fail.
+    pub(super) fn takes(&self, now: Now) -> bool {
+        !self.is_blocked() && self.retry_at <= now.monotonic
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.builder.is_empty()
     }
@@ -122,7 +127,7 @@ impl Destination {
 
     /// Cuts the open batch and offers it to the spool.
     pub(super) fn cut(&mut self, spool: &Spool, telemetry: &Telemetry, now: Now) {
-        if self.builder.is_empty() || self.is_blocked() {
+        if self.builder.is_empty() || !self.takes(now) {
             return;
         }
         match self.finish(spool) {

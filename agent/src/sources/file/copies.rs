@@ -21,7 +21,7 @@ use super::content::{Content, read_at};
 use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
-use super::pattern::{is_rotation_of, without_codec};
+use super::pattern::{is_rotation_of, rotation_bases, without_codec};
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
@@ -397,16 +397,13 @@ impl FileSource {
             return false;
         };
         let near = self.directories_near(directory).into_iter();
-        let names = near.flat_map(|near| {
-            let names = self.directories[near].names.iter();
-            names.map(move |(other, &index)| (near, other, index))
+        let mut originals = near.flat_map(|near| {
+            let same = (near != directory).then(|| name.to_owned());
+            let names = &self.directories[near].names;
+            let bases = rotation_bases(name).chain(same);
+            bases.filter_map(|base| self.lineages[*names.get(base.as_os_str())?].as_ref())
         });
-        names
-            .filter(|(near, other, _)| {
-                is_rotation_of(other, name) || (*near != directory && other.as_os_str() == name)
-            })
-            .filter_map(|(_, _, index)| self.lineages[index].as_ref())
-            .any(|original| {
+        originals.any(|original| {
                 if length == 0 {
                     return true;
                 }

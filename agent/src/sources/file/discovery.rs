@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use model::position::{Codec, FileKey};
 
@@ -176,7 +176,7 @@ impl FileSource {
             return self.path_gone(directory, name, out.now());
         }
         let path = self.directories[directory].path.join(name);
-        match self.open(&path) {
+        match self.open_or_make_room(&path, out.now()) {
             Ok(Some(opened)) => {
                 self.unreadable.remove(&path);
                 self.found(directory, name, opened, out);
@@ -435,6 +435,14 @@ impl FileSource {
             let directory = self.directory(dir);
             let names = &mut self.directories[directory].names;
             names.entry(name.to_owned()).or_insert(index);
+            let name = name.to_owned();
+            let leads_to = Some(Box::new(Spot { directory, name }));
+            let lineage = self.lineages[index].as_mut();
+            let before =
+                lineage.and_then(|it| std::mem::replace(&mut it.leads_to, leads_to.clone()));
+            if let Some(before) = before.filter(|before| Some(before) != leads_to.as_ref()) {
+                self.unname(before.directory, &before.name, index);
+            }
         }
     }
 
@@ -486,18 +494,28 @@ impl FileSource {
     }
 
     pub(super) fn remove_lineage(&mut self, index: usize) {
-        if self.lineages[index].take().is_none() {
+        let Some(lineage) = self.lineages[index].take() else {
             return;
-        }
-        for directory in &mut self.directories {
-            directory.names.retain(|_, named| *named != index);
+        };
+        self.unname(lineage.directory, &lineage.name, index);
+        if let Some(real) = lineage.leads_to {
+            self.unname(real.directory, &real.name, index);
         }
         self.attention.remove(&index);
         self.pending.retain(|&(_, awaited)| awaited != index);
         self.remembering.remove(&index);
-        self.ready.retain(|&queued| queued != index);
-        self.open_files.retain(|id| id.lineage != index);
+        if lineage.queued {
+            self.ready.retain(|&queued| queued != index);
+        }
         self.free_lineages.push(index);
+    }
+
+    /// A name does not stand for this lineage any more.
+    fn unname(&mut self, directory: usize, name: &OsStr, index: usize) {
+        let names = &mut self.directories[directory].names;
+        if names.get(name) == Some(&index) {
+            names.remove(name);
+        }
     }
 
     /// Opens the file of the epoch that is to be read, if it was closed meanwhile.
@@ -518,7 +536,11 @@ impl FileSource {
         };
         let position = lineage.position(&lineage.epochs[at]);
         let path = lineage.path.clone();
-        match self.find(&path, &position) {
+        let found = match self.find(&path, &position) {
+            Err(error) if self.makes_room_after(&error, out.now()) => self.find(&path, &position),
+            found => found,
+        };
+        match found {
             Ok(Some((place, opened))) => {
                 self.take_key(id, opened.key);
                 if let Some(epoch) = self.epoch(id) {
@@ -551,35 +573,6 @@ impl FileSource {
         });
         if let Some(placed) = placed {
             out.note(placed);
-        }
-    }
-
-    /// A file was opened. When too many are, those that were opened first and are idle are closed.
-    pub(super) fn opened(&mut self, newest: EpochId, now: Now) {
-        self.open_files.push_back(newest);
-        for _ in 0..self.open_files.len() {
-            if self.open_files.len() <= self.config.files_open_max {
-                return;
-            }
-            let Some(id) = self.open_files.pop_front() else {
-                return;
-            };
-            let Some(lineage) = &mut self.lineages[id.lineage] else {
-                continue;
-            };
-            let queued = lineage.queued;
-            let Some(epoch) = lineage
-                .epoch(id.number)
-                .filter(|epoch| epoch.content.is_some())
-            else {
-                continue;
-            };
-            let idle = now.monotonic.saturating_sub(epoch.grown_at) > IDLE || !queued;
-            if epoch.life == Life::Named && idle && id != newest {
-                epoch.content = None;
-            } else {
-                self.open_files.push_back(id);
-            }
         }
     }
 }
@@ -619,6 +612,3 @@ pub(super) fn next_number(last: Option<u32>, now: Now) -> u32 {
     let seconds = u32::try_from(now.wall.0 / 1000).unwrap_or(0);
     last.map_or(seconds, |last| seconds.max(last.saturating_add(1)))
 }
-
-/// Files that did not grow for this long are closed when others are to be opened.
-const IDLE: Duration = Duration::from_secs(1);

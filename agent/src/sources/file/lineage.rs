@@ -18,6 +18,7 @@ use super::audit::{Account, Why};
 use super::content::Content;
 use super::encoding::Form;
 use super::guard::{Hasher, TAIL_BYTES};
+use super::watch::Spot;
 use crate::ambient::Now;
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
@@ -29,12 +30,17 @@ pub(super) struct Lineage {
     /// The directory's number in the source.
     pub(super) directory: usize,
     pub(super) name: OsString,
-    pub(super) stream: Option<Stream>,
+    /// Where its records go, once that is decided.
+    pub(super) partition: Option<TopicPartition>,
+    /// What reading takes. Only while there is or was lately something to read.
+    pub(super) stream: Option<Box<Stream>>,
     /// In the order in which they are read. Finished ones stay at the front while their files can be
     /// met again.
     pub(super) epochs: VecDeque<Epoch>,
     /// The highest number that an epoch had.
     pub(super) last_epoch: Option<u32>,
+    /// What the path leads to, where it is a link.
+    pub(super) leads_to: Option<Box<Spot>>,
     /// The path names a file that belongs to another lineage: a rotated one, a second link.
     pub(super) alias_of: Option<FileKey>,
     /// Waits to be read.
@@ -123,9 +129,12 @@ impl Lineage {
             path,
             directory,
             name,
+            partition: None,
             stream: None,
-            epochs: VecDeque::new(),
+            // Most files are never rotated.
+            epochs: VecDeque::with_capacity(1),
             last_epoch: None,
+            leads_to: None,
             alias_of: None,
             queued: false,
             awaited: false,
@@ -196,10 +205,9 @@ impl Lineage {
 
     /// The position of an epoch, with its partition once it has one.
     pub(super) fn placed(&self, epoch: &Epoch) -> Placed {
-        let stream = self.stream.as_ref();
         Placed {
             position: self.position(epoch),
-            partition: stream.map(|stream| stream.partition.clone()),
+            partition: self.partition.clone(),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
 //! | `content.rs`, `compressed.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
+//! | `descriptors.rs` | which files stay open |
 //! | `discovery.rs` | what the paths name now, and what that means |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
@@ -33,6 +34,7 @@ mod compressed;
 mod content;
 mod copies;
 mod cutter;
+mod descriptors;
 mod discovery;
 pub mod encoding;
 mod find;
@@ -56,6 +58,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,6 +79,7 @@ use audit::{Audit, Why};
 use calls::Calls;
 use copies::Suspect;
 use encoding::Encoding;
+use descriptors::Descriptors;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
 use multiline::Multiline;
@@ -181,8 +185,7 @@ pub struct FileSource {
     own_output: Option<FileKey>,
     /// Some files lie where events do not come.
     unwatched: bool,
-    /// Open files, the longest open first.
-    open_files: VecDeque<EpochId>,
+    descriptors: Descriptors,
 }
 
 /// An epoch of a lineage of this source.
@@ -261,7 +264,7 @@ impl FileSource {
             next_reconcile: None,
             next_attention: Duration::ZERO,
             phase: Phase::New,
-            open_files: VecDeque::new(),
+            descriptors: Descriptors::default(),
         })
     }
 }
@@ -291,6 +294,7 @@ impl Source for FileSource {
             self.reconcile(out);
         }
         self.look_around(out);
+        self.close_idle(now);
         if self.next_attention <= now.monotonic {
             self.attend(out);
             self.next_attention = now.monotonic + ATTENTION_EVERY;
@@ -527,6 +531,10 @@ impl FileSource {
         if lineage.stream.is_some() {
             return true;
         }
+        if let Some(partition) = lineage.partition.clone() {
+            self.set_stream(index, partition, out);
+            return true;
+        }
         let Some(partition) = out.place(&self.config.topic, lineage.id) else {
             return false;
         };
@@ -547,14 +555,15 @@ impl FileSource {
             return;
         };
         let headers = headers(&self.config.labels, &lineage.path);
-        lineage.stream = Some(Stream {
+        lineage.partition = Some(partition.clone());
+        lineage.stream = Some(Box::new(Stream {
             destination: out.destination(&partition),
             partition,
             split: headers_of_part(&headers, header::PARTIAL_SPLIT),
             truncated: headers_of_part(&headers, header::PARTIAL_TRUNCATED),
             unterminated: headers_of_part(&headers, header::PARTIAL_UNTERMINATED),
             headers,
-        });
+        }));
     }
 
     fn next(&self, blocked: Blocked, now: Now) -> Next {
@@ -570,6 +579,9 @@ impl FileSource {
         }
         if let Some(vets_at) = self.vets_at() {
             at = at.min(vets_at.max(now.monotonic));
+        }
+        if let Some(close) = self.descriptors.next_close() {
+            at = at.min(close);
         }
         if blocked == Blocked::Yes {
             at = at.min(now.monotonic + SPOOL_RETRY);
@@ -631,13 +643,12 @@ fn watch_hint(error: &io::Error) -> &'static str {
 /// configuration is checked.
 fn headers(labels: &[(String, String)], path: &Path) -> HeaderBlock {
     let mut block = HeaderBlock::default();
-    let path = path.to_string_lossy();
-    let own = std::iter::once((header::LOG_FILE_PATH, path.as_ref()));
+    let own = std::iter::once((header::LOG_FILE_PATH, path.as_os_str().as_bytes()));
     let labels = labels
         .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
     for (name, value) in own.chain(labels) {
-        if let Err(error) = block.push(name, value.as_bytes()) {
+        if let Err(error) = block.push(name, value) {
             tracing::warn!(%error, "label is left out");
         }
     }

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
@@ -233,6 +233,21 @@ pub(super) fn is_rotation_of(base: &OsStr, other: &OsStr) -> bool {
             .is_some_and(|byte| !byte.is_ascii_alphabetic())
 }
 
+/// Every name that `other` could be a rotated copy of, so that they need not be sought among all there are.
+pub(super) fn rotation_bases(other: &OsStr) -> impl Iterator<Item = OsString> {
+    let bytes = other.as_bytes();
+    let extension = bytes.iter().rposition(|&byte| byte == b'.');
+    let extension = extension.map_or(&[][..], |dot| &bytes[dot..]);
+    let beginnings = (1..bytes.len()).map(|end| &bytes[..end]);
+    let bases = beginnings.flat_map(move |beginning| {
+        let with_extension = [beginning, extension].concat();
+        let is_other = !extension.is_empty();
+        let bases = [Some(beginning.to_vec()), is_other.then_some(with_extension)];
+        bases.into_iter().flatten().map(OsString::from_vec)
+    });
+    bases.filter(move |base| is_rotation_of(base, other))
+}
+
 fn has_wildcard(component: &str) -> bool {
     component.contains(['*', '?', '[', ']', '{', '}', '\\'])
 }
@@ -247,4 +262,34 @@ fn set<'a>(patterns: impl Iterator<Item = &'a String>) -> Result<GlobSet, globse
         set.add(glob(pattern)?);
     }
     set.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bases_of_a_name_are_those_that_it_could_be_a_rotation_of() {
+        let names = [
+            "app.log",
+            "app.log.1",
+            "app.log.10",
+            "app-20261122.log",
+            "app1.log",
+            "app12.log",
+            "app",
+            "apple.log",
+            ".app.log",
+            "a.b.log",
+            "a.b-1.log",
+            "x",
+        ];
+        for other in names.map(OsStr::new) {
+            let bases: Vec<OsString> = rotation_bases(other).collect();
+            for base in names.map(OsStr::new) {
+                let is_among = bases.iter().any(|it| it == base);
+                assert_eq!(is_among, is_rotation_of(base, other), "{base:?} {other:?}");
+            }
+        }
+    }
 }

@@ -154,7 +154,9 @@ impl FileSource {
         let directory = self.directory(dir);
         let index = self.lineage(directory, name);
         if let Some(partition) = partition.filter(|it| it.topic == self.config.topic) {
-            self.set_stream(index, partition, out);
+            if let Some(lineage) = &mut self.lineages[index] {
+                lineage.partition = Some(partition);
+            }
         }
         let id = EpochId {
             lineage: index,

@@ -32,6 +32,9 @@ impl FileSource {
         out: &mut Outlet<'_>,
     ) -> io::Result<Read> {
         let nothing = Ok(Read::End(Taken::default()));
+        if !self.make_stream(id.lineage, out) {
+            return Ok(Read::NoRoom(Taken::default()));
+        }
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return nothing;
         };
@@ -254,7 +257,7 @@ impl FileSource {
         lineage.epochs.insert(at + 1, next);
         let next = EpochId { number, ..id };
         self.known.insert(key, next);
-        self.open_files.push_back(next);
+        self.opened(next, now);
         self.attention.insert(id.lineage);
         self.note(next, out);
         self.seek_copy(id, out);
