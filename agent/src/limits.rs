@@ -257,14 +257,24 @@ pub const FILES_RESERVE: u64 = 32;
 /// Directories below one another that a pattern with `**` goes through.
 pub const WALK_DEPTH_MAX: usize = 64;
 
-/// Every file is looked at this often, whatever events say. Longer when that takes long.
+/// Directories are looked at this often, whatever events say. Longer when that takes long.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
-/// The same where events are not to be had: network file systems, no watches left.
-pub const RECONCILE_UNWATCHED: Duration = Duration::from_secs(1);
+/// Each file is asked for its length within so many looks at the directories: within a minute.
+pub const STAT_CYCLE: usize = 6;
 
-/// Looking at everything takes at most this part of the time between two looks.
-pub const RECONCILE_SHARE: u32 = 50;
+/// So many files are asked at each look at least: it takes 2 ms.
+pub const STAT_FILES_MIN: usize = 1_000;
+
+/// Directories and files are looked at this often where events are not to be had: network file systems,
+/// no watches left.
+pub const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// Looking at everything takes at most this part of the time between two looks: 1 %.
+pub const RECONCILE_SHARE: u32 = 100;
+
+/// The same where events were lost, which happens while much is written: 10 %.
+pub const OVERFLOW_SHARE: u32 = 10;
 
 /// Looking at everything again because a directory appeared waits this long for more of them.
 pub const RECONCILE_SETTLE: Duration = Duration::from_millis(20);

@@ -39,6 +39,8 @@ pub const LAG_RECORDS: &str = "weir_agent_lag_records";
 pub const ACKNOWLEDGED_OFFSET: &str = "weir_agent_acknowledged_offset";
 /// End of what is fsynced, by partition.
 pub const DURABLE_OFFSET: &str = "weir_agent_durable_offset";
+/// Files and directories that were looked at without an event, by source.
+pub const LOOKS: &str = "weir_agent_looks_total";
 /// Files that are followed, by source.
 pub const FILES: &str = "weir_agent_files";
 /// Files that cannot be read, by source.
@@ -64,6 +66,7 @@ pub struct Telemetry {
     read_bytes: IntCounterVec,
     records: IntCounterVec,
     lines_split: IntCounterVec,
+    looks: IntCounterVec,
     batches: IntCounter,
     batch_bytes: IntCounter,
     lost_records: IntCounterVec,
@@ -94,6 +97,8 @@ pub struct SourceTelemetry {
     pub records: IntCounter,
     /// Lines that became several records.
     pub lines_split: IntCounter,
+    /// Looks without an event.
+    pub looks: IntCounter,
     /// Files followed.
     pub files: IntGauge,
     /// Files that cannot be read.
@@ -117,6 +122,7 @@ impl Telemetry {
             read_bytes: by_source(READ_BYTES, "Bytes read."),
             records: by_source(RECORDS, "Records taken."),
             lines_split: by_source(LINES_SPLIT, "Lines that became several records."),
+            looks: by_source(LOOKS, "Files and directories looked at without an event."),
             batches: counter(&registry, BATCHES, "Batches spooled."),
             batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
             lost_records: by_reason(LOST_RECORDS, "Records that are gone and were counted."),
@@ -186,6 +192,7 @@ impl Telemetry {
             read_bytes: self.read_bytes.with_label_values(&[name]),
             records: self.records.with_label_values(&[name]),
             lines_split: self.lines_split.with_label_values(&[name]),
+            looks: self.looks.with_label_values(&[name]),
             files: self.files.with_label_values(&[name]),
             files_unreadable: self.files_unreadable.with_label_values(&[name]),
         }

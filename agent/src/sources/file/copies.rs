@@ -404,12 +404,12 @@ impl FileSource {
             bases.filter_map(|base| self.lineages[*names.get(base.as_os_str())?].as_ref())
         });
         originals.any(|original| {
-                if length == 0 {
-                    return true;
-                }
-                let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
-                epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
-            })
+            if length == 0 {
+                return true;
+            }
+            let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
+            epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
+        })
     }
 
     /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:

@@ -1,15 +1,13 @@
 //! What the paths name now, compared with what is known: new files, the same files, other files.
 //!
-//! Events only say where to look; [`FileSource::reconcile`] looks everywhere, now and then. Only a path
+//! Events only say where to look; [`reconcile`](super::reconcile) looks everywhere, now and then. Only a path
 //! that says "no such file" is gone: a file that cannot be opened for another reason keeps all that is
 //! known of it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use model::position::{Codec, FileKey};
 
@@ -17,12 +15,10 @@ use super::audit::Why;
 use super::content::Content;
 use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::moved::Arrival;
-use super::pattern::Visit;
 use super::reader::Reader;
 use super::watch::Spot;
-use super::{Directory, EpochId, FileSource, Phase, StartAt, kernel, watch_hint};
+use super::{EpochId, FileSource, Phase, StartAt};
 use crate::ambient::Now;
-use crate::limits::{RECONCILE_EVERY, RECONCILE_SHARE, RECONCILE_UNWATCHED};
 use crate::pipeline::Outlet;
 
 /// A file that was opened to see which it is.
@@ -36,130 +32,6 @@ pub(super) struct Opened {
 }
 
 impl FileSource {
-    /// Looks at every path that matches, and at every path that did.
-    pub(super) fn reconcile(&mut self, out: &mut Outlet<'_>) {
-        let started = Instant::now();
-        for lineage in self.lineages.iter_mut().flatten() {
-            lineage.met = false;
-        }
-        let now = out.now();
-        let patterns = self.patterns.clone();
-        let mut failed = Vec::new();
-        patterns.walk(&mut |visit| match visit {
-            Visit::Directory(path) => {
-                let number = self.directory(path);
-                self.watch_directory(number);
-            }
-            Visit::File { dir, name } => self.met(dir, name),
-            Visit::Failed(path, error) => failed.push((path.to_owned(), error)),
-        });
-        for (path, error) in failed {
-            self.say_unreadable(&path, &error);
-        }
-        let gone: Vec<(usize, OsString)> = self
-            .lineages
-            .iter()
-            .flatten()
-            .filter(|lineage| !lineage.met && !lineage.is_over())
-            .map(|lineage| (lineage.directory, lineage.name.clone()))
-            .collect();
-        self.looks.extend(gone);
-        self.look_around(out);
-        self.seek_missing(out);
-        self.forget_gone(out);
-        out.spool().remember_source(&self.config.name);
-        if self.phase == Phase::FirstEver && self.config.start_at == StartAt::End {
-            self.awaited = Some(out.spool().save_notes());
-        }
-        self.phase = Phase::Running;
-        let pause = if self.unwatched {
-            RECONCILE_UNWATCHED
-        } else {
-            RECONCILE_EVERY
-        };
-        let pause = pause.max(started.elapsed() * RECONCILE_SHARE);
-        self.next_reconcile = Some(now.monotonic + pause);
-        self.say_counts();
-    }
-
-    /// A path that matches is there. Whether it names the known file its inode tells; whether that has
-    /// something new, its length.
-    fn met(&mut self, dir: &Path, name: &OsStr) {
-        let directory = self.directory(dir);
-        let Some(&index) = self.directories[directory].names.get(name) else {
-            self.looks.insert((directory, name.to_owned()));
-            return;
-        };
-        let Some(lineage) = &mut self.lineages[index] else {
-            return;
-        };
-        lineage.met = true;
-        let metadata = fs::metadata(dir.join(name));
-        let inode = metadata.as_ref().map(MetadataExt::ino).ok();
-        let mut done = lineage.epochs.iter().filter(|it| it.is_finished());
-        if done.any(|it| it.is_own_compressed() && Some(it.key.inode) == inode) {
-            return;
-        }
-        let named = lineage.named();
-        if let (Ok(metadata), Some(epoch)) = (metadata, named)
-            && metadata.ino() == epoch.key.inode
-        {
-            // Whether it has grown or is another life, only a read can tell. What is written in place, and
-            // is as long as before, has another time.
-            let changed = Some((metadata.ctime(), metadata.ctime_nsec()));
-            let before = std::mem::replace(&mut epoch.changed, changed);
-            let is_touched = before.is_some_and(|before| Some(before) != changed);
-            if is_touched || metadata.len() != epoch.offset {
-                self.queue(index);
-            }
-            return;
-        }
-        self.looks.insert((directory, name.to_owned()));
-    }
-
-    /// The number of a directory, which is watched from now on.
-    pub(super) fn directory(&mut self, path: &Path) -> usize {
-        if let Some(&number) = self.directory_numbers.get(path) {
-            return number;
-        }
-        let number = self.directories.len();
-        self.directory_numbers.insert(path.to_owned(), number);
-        self.directories.push(Directory::new(path));
-        self.watch_directory(number);
-        number
-    }
-
-    fn watch_directory(&mut self, number: usize) {
-        let Some(watch) = &mut self.watch else {
-            return;
-        };
-        let directory = &self.directories[number];
-        match watch.add(&directory.path, number) {
-            Ok(()) if kernel::is_event_reliable(&directory.path) => {}
-            Ok(()) => {
-                if !self.unwatched {
-                    tracing::info!(source = self.config.name, path = %directory.path.display(),
-                        "others write to this file system too, files are polled");
-                }
-                self.unwatched = true;
-            }
-            // What is to come is heard of from where it will be.
-            Err(error) if is_absent(&error) => {
-                if let Some(parent) = directory.path.parent().map(Path::to_owned) {
-                    let parent = self.directory(&parent);
-                    self.watch_directory(parent);
-                }
-            }
-            Err(error) => {
-                if !self.unwatched {
-                    tracing::warn!(source = self.config.name, path = %directory.path.display(),
-                        %error, hint = watch_hint(&error), "directory is not watched, files are polled");
-                }
-                self.unwatched = true;
-            }
-        }
-    }
-
     /// Looks at the paths that something happened to.
     pub(super) fn look_around(&mut self, out: &mut Outlet<'_>) {
         for (from, to) in std::mem::take(&mut self.moves) {
@@ -465,6 +337,7 @@ impl FileSource {
         self.detach_named(index, now);
         if let Some(lineage) = &mut self.lineages[index] {
             lineage.alias_of = None;
+            lineage.met = false;
             if lineage.epochs.is_empty() {
                 self.remove_lineage(index);
             }
@@ -573,15 +446,6 @@ impl FileSource {
         });
         if let Some(placed) = placed {
             out.note(placed);
-        }
-    }
-}
-
-impl Directory {
-    fn new(path: &Path) -> Directory {
-        Directory {
-            path: path.to_owned(),
-            names: std::collections::HashMap::new(),
         }
     }
 }

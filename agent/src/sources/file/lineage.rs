@@ -47,7 +47,9 @@ pub(super) struct Lineage {
     pub(super) queued: bool,
     /// It is read again because a record may be whole by then.
     pub(super) awaited: bool,
-    /// Set by each pass that still met the path.
+    /// The inode number that the directory's last listing had for the name; 0 before it was in one.
+    pub(super) entry: u64,
+    /// The path was there when it was looked for last.
     pub(super) met: bool,
 }
 
@@ -138,6 +140,7 @@ impl Lineage {
             alias_of: None,
             queued: false,
             awaited: false,
+            entry: 0,
             met: true,
         }
     }

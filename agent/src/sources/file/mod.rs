@@ -11,6 +11,7 @@
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
 //! | `descriptors.rs` | which files stay open |
 //! | `discovery.rs` | what the paths name now, and what that means |
+//! | `reconcile.rs` | looks at everything now and then, in case events were missed |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
@@ -46,6 +47,7 @@ mod moved;
 pub mod multiline;
 pub(crate) mod pattern;
 mod reader;
+mod reconcile;
 mod remembered;
 mod report;
 mod resume;
@@ -60,6 +62,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use commitlog::batch::builder::HeaderBlock;
@@ -78,13 +81,14 @@ use crate::telemetry::SourceTelemetry;
 use audit::{Audit, Why};
 use calls::Calls;
 use copies::Suspect;
-use encoding::Encoding;
 use descriptors::Descriptors;
+use encoding::Encoding;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
 use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
+use reconcile::{Directory, Passes};
 use vetting::Vettings;
 use watch::{Hint, Spot, Watch};
 
@@ -140,7 +144,7 @@ pub enum LongLines {
 /// The source.
 pub struct FileSource {
     config: FileConfig,
-    patterns: Patterns,
+    patterns: Arc<Patterns>,
     telemetry: SourceTelemetry,
     audit: Audit,
     reader: Reader,
@@ -183,8 +187,7 @@ pub struct FileSource {
     phase: Phase,
     /// What this program writes its own events to: following it would never end.
     own_output: Option<FileKey>,
-    /// Some files lie where events do not come.
-    unwatched: bool,
+    passes: Passes,
     descriptors: Descriptors,
 }
 
@@ -193,12 +196,6 @@ pub struct FileSource {
 struct EpochId {
     lineage: usize,
     number: u32,
-}
-
-/// A directory that holds or can hold matching files.
-struct Directory {
-    path: PathBuf,
-    names: HashMap<OsString, usize>,
 }
 
 /// How far start-up has come.
@@ -233,13 +230,13 @@ impl FileSource {
             stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher, KeyLevel::Handle));
         let own_output = own_output.ok();
         Ok(FileSource {
-            patterns: Patterns::new(&config.files, &config.exclude)?,
+            patterns: Arc::new(Patterns::new(&config.files, &config.exclude)?),
             reader: Reader::new(hasher, &config),
             audit: Audit::new(&config.name),
             config,
             telemetry,
             own_output,
-            unwatched: watch.is_none(),
+            passes: Passes::default(),
             watch,
             directories: Vec::new(),
             directory_numbers: HashMap::new(),
@@ -293,6 +290,7 @@ impl Source for FileSource {
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
             self.reconcile(out);
         }
+        self.poll(now);
         self.look_around(out);
         self.close_idle(now);
         if self.next_attention <= now.monotonic {
@@ -354,13 +352,7 @@ impl FileSource {
                 }
             }
             Hint::Tree => self.reconcile_by(now.monotonic + RECONCILE_SETTLE),
-            Hint::Overflow => {
-                tracing::warn!(
-                    source = self.config.name,
-                    "events were lost, looking everywhere"
-                );
-                self.reconcile_by(now.monotonic);
-            }
+            Hint::Overflow => self.doubt_all(now),
         });
         self.watch = Some(watch);
     }
@@ -580,9 +572,8 @@ impl FileSource {
         if let Some(vets_at) = self.vets_at() {
             at = at.min(vets_at.max(now.monotonic));
         }
-        if let Some(close) = self.descriptors.next_close() {
-            at = at.min(close);
-        }
+        let timers = [self.descriptors.next_close(), self.passes.next_poll()];
+        at = timers.into_iter().flatten().fold(at, Duration::min);
         if blocked == Blocked::Yes {
             at = at.min(now.monotonic + SPOOL_RETRY);
         }
@@ -628,14 +619,29 @@ enum Blocked {
 }
 
 /// What helps when something cannot be watched.
-fn watch_hint(error: &io::Error) -> &'static str {
+fn watch_hint(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOSPC) => "raise fs.inotify.max_user_watches",
-        Some(libc::EMFILE) => "raise fs.inotify.max_user_instances, or the limit of open files",
-        Some(libc::EACCES) => {
-            "let the agent's user list the directory (`setfacl -m u:USER:rx DIRECTORY`)"
+        Some(libc::ENOSPC) => raise("fs.inotify.max_user_watches"),
+        Some(libc::EMFILE) => {
+            raise("fs.inotify.max_user_instances") + ", or the limit of open files"
         }
-        _ => "nothing needs to be done: what is polled is not lost",
+        Some(libc::EACCES) => {
+            "let the agent's user list the directory (`setfacl -m u:USER:rx DIRECTORY`)".to_owned()
+        }
+        _ => "nothing needs to be done: what is polled is not lost".to_owned(),
+    }
+}
+
+/// What to do about a limit of the kernel: four times of what it is leaves room for others.
+fn raise(name: &str) -> String {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    let present = std::fs::read_to_string(path).ok();
+    match present.and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(present) => format!(
+            "{name} is {present}: raise it (`sysctl -w {name}={}`)",
+            present.max(1).saturating_mul(4)
+        ),
+        None => format!("raise {name}"),
     }
 }
 

@@ -40,14 +40,13 @@ enum Part {
     Deep,
 }
 
-/// What a walk comes by.
-pub(super) enum Visit<'a> {
-    /// A directory in which matching files or directories can appear.
-    Directory(&'a Path),
-    /// A file (or a link) that matches.
-    File { dir: &'a Path, name: &'a OsStr },
-    /// A directory that cannot be listed.
-    Failed(&'a Path, io::Error),
+/// What a walk comes to a directory for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Matches can be in it: it is to be listed, and the directories in it are asked for.
+    List,
+    /// One certain directory can be in it.
+    Pass,
 }
 
 impl Patterns {
@@ -88,20 +87,38 @@ impl Patterns {
         self.matches(path) && self.roots.iter().any(is_reached)
     }
 
-    /// Goes through all directories that can hold a match.
-    pub(super) fn walk(&self, visit: &mut dyn FnMut(Visit<'_>)) {
+    /// Goes through all directories that can hold a match. `come_by` answers the names of the directories
+    /// in the one that it is called with.
+    pub(super) fn walk(&self, come_by: &mut dyn FnMut(&Path, Purpose) -> Vec<OsString>) {
         for root in &self.roots {
-            self.enter(&root.base, &root.parts, WALK_DEPTH_MAX, visit);
+            self.enter(&root.base, &root.parts, WALK_DEPTH_MAX, come_by);
         }
     }
 
     /// All files that match at present, with the directories that could not be listed.
     pub(crate) fn list(&self) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
         let (mut files, mut failed) = (Vec::new(), Vec::new());
-        self.walk(&mut |visit| match visit {
-            Visit::Directory(_) => {}
-            Visit::File { dir, name, .. } => files.push(dir.join(name)),
-            Visit::Failed(dir, error) => failed.push((dir.to_owned(), error)),
+        self.walk(&mut |dir, purpose| {
+            let mut below = Vec::new();
+            if purpose == Purpose::Pass {
+                return below;
+            }
+            let entries = match fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return below,
+                Err(error) => {
+                    failed.push((dir.to_owned(), error));
+                    return below;
+                }
+            };
+            for entry in entries.flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => below.push(entry.file_name()),
+                    Ok(_) if self.matches(&entry.path()) => files.push(entry.path()),
+                    _ => {}
+                }
+            }
+            below
         });
         files.sort();
         files.dedup();
@@ -111,49 +128,41 @@ impl Patterns {
     /// The directories that are watched for them.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let mut directories = Vec::new();
-        self.walk(&mut |visit| {
-            if let Visit::Directory(dir) = visit
-                && dir.is_dir()
-            {
+        self.walk(&mut |dir, purpose| {
+            if dir.is_dir() {
                 directories.push(dir.to_owned());
+            }
+            match purpose {
+                Purpose::List => directories_in(dir),
+                Purpose::Pass => Vec::new(),
             }
         });
         directories
     }
 
-    fn enter(&self, dir: &Path, parts: &[Part], depth: usize, visit: &mut dyn FnMut(Visit<'_>)) {
+    fn enter(
+        &self,
+        dir: &Path,
+        parts: &[Part],
+        depth: usize,
+        come_by: &mut dyn FnMut(&Path, Purpose) -> Vec<OsString>,
+    ) {
         let Some((part, rest)) = parts.split_first() else {
             return;
         };
         if depth == 0 || self.excluded.is_match(dir) {
             return;
         }
-        visit(Visit::Directory(dir));
         if let (Part::Name(name), false) = (part, rest.is_empty()) {
-            self.enter(&dir.join(name), rest, depth - 1, visit);
+            come_by(dir, Purpose::Pass);
+            self.enter(&dir.join(name), rest, depth - 1, come_by);
             return;
         }
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return visit(Visit::Failed(dir, error)),
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if !kind.is_dir() {
-                // The whole path decides; the parts only lead the way.
-                if self.matches(&dir.join(&name)) {
-                    visit(Visit::File { dir, name: &name });
-                }
-                continue;
-            }
+        for name in come_by(dir, Purpose::List) {
             let below = dir.join(&name);
             match part {
-                Part::Deep => self.enter(&below, parts, depth - 1, visit),
-                part if part.is(&name) => self.enter(&below, rest, depth - 1, visit),
+                Part::Deep => self.enter(&below, parts, depth - 1, come_by),
+                part if part.is(&name) => self.enter(&below, rest, depth - 1, come_by),
                 _ => {}
             }
         }
@@ -246,6 +255,15 @@ pub(super) fn rotation_bases(other: &OsStr) -> impl Iterator<Item = OsString> {
         bases.into_iter().flatten().map(OsString::from_vec)
     });
     bases.filter(move |base| is_rotation_of(base, other))
+}
+
+/// The names of the directories in one; none where it cannot be listed.
+fn directories_in(dir: &Path) -> Vec<OsString> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.file_name())
+        .collect()
 }
 
 fn has_wildcard(component: &str) -> bool {

@@ -23,7 +23,6 @@ use super::find::{Found, Listings, path_of, place_of};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life};
 use super::moved::Arrival;
-use super::pattern::Visit;
 use super::reader::Reader;
 use super::watch::Spot;
 use super::{EpochId, FileSource, Inheritance, OpenFile, Phase};
@@ -344,7 +343,7 @@ impl FileSource {
     ) {
         let is_wanted = |(_, position, _): &Unseen| position.finished_s.is_none();
         let dirs = if unseen.iter().any(is_wanted) {
-            self.meant_directories()
+            self.patterns.directories()
         } else {
             Vec::new()
         };
@@ -389,16 +388,6 @@ impl FileSource {
             self.attention.insert(id.lineage);
         }
         self.queue(id.lineage);
-    }
-
-    fn meant_directories(&self) -> Vec<PathBuf> {
-        let mut dirs = Vec::new();
-        self.patterns.walk(&mut |visit| {
-            if let Visit::Directory(path) = visit {
-                dirs.push(path.to_owned());
-            }
-        });
-        dirs
     }
 
     /// Goes on in the file that is in the place of one that is gone, if it has the same content.
