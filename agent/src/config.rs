@@ -101,6 +101,8 @@ pub struct LogsConfig {
     pub multiline: Option<MultilineConfig>,
     /// What becomes of lines that are longer than `limits.line`.
     pub long_lines: LongLines,
+    /// A file that has not changed for longer when it is met is begun at its end.
+    pub ignore_older: Option<Duration>,
 }
 
 /// A pattern of paths, absolute, with the place it was written at.
@@ -262,6 +264,10 @@ impl Section for LogsConfig {
                 "long_lines",
                 LongLines::Split,
                 "What becomes of lines longer than `limits.line`: split into several records, truncate or drop.",
+            ),
+            ignore_older: fields.optional(
+                "ignore_older",
+                "Files that have not changed for longer when they are met are begun at their end.",
             ),
         };
         check_labels(&section.labels, fields);

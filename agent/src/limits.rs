@@ -128,6 +128,13 @@ pub const DECOMPRESSED_ALWAYS_BYTES: u64 = 1024 * 1024 * 1024;
 /// See [`DECOMPRESSED_ALWAYS_BYTES`].
 pub const DECOMPRESSED_RATIO_MAX: u64 = 2000;
 
+/// What a read counts for in a turn, however little it brings: 10 µs, in which as much could be taken of
+/// another file.
+pub const READ_COST_BYTES: usize = 8 * 1024;
+
+/// While the spool is full, files that wait for room are looked at this often.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Kernel buffers of the QUIC socket. Linux' default of 208 KiB overflows between two wake-ups at
 /// full speed.
 pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;

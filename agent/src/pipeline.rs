@@ -282,6 +282,11 @@ impl Outlet<'_> {
         id
     }
 
+    /// Whether the spool has room for anything.
+    pub fn has_room(&self) -> bool {
+        self.flow.spool.has_room()
+    }
+
     /// How many bytes may be read for a destination now: none while the spool is full.
     pub fn room(&self, destination: DestinationId) -> usize {
         let destination = &self.flow.destinations[destination.0];

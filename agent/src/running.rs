@@ -21,7 +21,7 @@ use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
 use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
 use crate::limits::{
-    SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES, SYNC_REST,
+    FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES, SYNC_REST,
 };
 use crate::pipeline::Pipeline;
 use crate::pipeline::requests::Requests;
@@ -346,8 +346,7 @@ fn sources(
 /// What the entries under `logs` say.
 fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
     let own = config.agent.data_dir.join("**").display().to_string();
-    let share = |count: usize| (config.limits.files_open as usize / count.max(1)).max(1);
-    let files_open_max = share(config.logs.len());
+    let files_open_max = (files_open(config) / config.logs.len().max(1)).max(1);
     let patterns = |globs: &[crate::config::Glob]| -> Vec<String> {
         globs.iter().map(|glob| glob.pattern.clone()).collect()
     };
@@ -372,12 +371,31 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
             encoding: logs.encoding,
             multiline: logs.multiline.as_ref().and_then(MultilineConfig::multiline),
             long_lines: logs.long_lines,
+            ignore_older: logs.ignore_older,
             line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
             files_open_max,
             beside: config.logs.keys().cloned().collect(),
         }
     });
     sources.collect()
+}
+
+/// Files that all sources together may hold open: what is configured, as far as the process may.
+fn files_open(config: &AgentConfig) -> usize {
+    let wanted = u64::from(config.limits.files_open);
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = allowed.map_or(u64::MAX, |allowed| {
+        (allowed / 2).saturating_sub(FILES_RESERVE).max(1)
+    });
+    if most < wanted {
+        tracing::warn!(
+            wanted,
+            most,
+            ?allowed,
+            "fewer files are held open than `limits.files_open` says: raise the process's limit of open files"
+        );
+    }
+    usize::try_from(wanted.min(most)).unwrap_or(usize::MAX)
 }
 
 /// What is told about this host.

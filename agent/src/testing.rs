@@ -55,6 +55,8 @@ pub(crate) struct World {
     /// The system calls of the source, which tests have fail.
     pub(crate) calls: Calls,
     clock_ms: Arc<AtomicI64>,
+    /// How far the wall clock is from where it would be.
+    wall_step_ms: Arc<AtomicI64>,
     agent: Option<Agent>,
     seed: Arc<AtomicU64>,
     _dir: tempfile::TempDir,
@@ -96,6 +98,7 @@ impl World {
             start_at: StartAt::Beginning,
             encoding: Encoding::Auto,
             multiline: None,
+            ignore_older: None,
             line_bytes_max: 1024 * 1024,
             long_lines: LongLines::Split,
             files_open_max: 500,
@@ -116,6 +119,7 @@ impl World {
             revive: None,
             calls: Calls::default(),
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
+            wall_step_ms: Arc::new(AtomicI64::new(0)),
             agent: None,
             seed: Arc::new(AtomicU64::new(1)),
             _dir: dir,
@@ -158,8 +162,11 @@ impl World {
     }
 
     pub(crate) fn clock(&self) -> Clock {
-        let clock = Arc::clone(&self.clock_ms);
-        Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)))
+        let clocks = [&self.clock_ms, &self.wall_step_ms].map(Arc::clone);
+        Arc::new(move || {
+            let all = clocks.iter().map(|clock| clock.load(Ordering::Relaxed));
+            Timestamp(all.sum())
+        })
     }
 
     pub(crate) fn random(&self) -> Random {
@@ -281,10 +288,10 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        let wall = Timestamp(self.clock_ms.load(Ordering::Relaxed));
+        let passed = self.clock_ms.load(Ordering::Relaxed) - START_MS;
         Now {
-            monotonic: Duration::from_millis((wall.0 - START_MS + 1000).unsigned_abs()),
-            wall,
+            monotonic: Duration::from_millis((passed + 1000).unsigned_abs()),
+            wall: self.clock()(),
         }
     }
 
@@ -300,6 +307,11 @@ impl World {
     pub(crate) fn pass(&self, time: Duration) {
         let ms = i64::try_from(time.as_millis()).unwrap();
         self.clock_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock forward or back, as an administrator or a time server does.
+    pub(crate) fn step_wall_clock(&self, ms: i64) {
+        self.wall_step_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// Turns until there is nothing to do at this moment, and everything is synced.
@@ -347,6 +359,23 @@ impl World {
         records(&self.spool())
     }
 
+    /// How many batches are spooled.
+    pub(crate) fn batches(&self) -> usize {
+        let spool = self.spool();
+        let mut count = 0;
+        for partition in spool.partitions() {
+            let range = spool.range(&partition);
+            let mut from = range.start;
+            while from < range.durable_end {
+                let batches = spool.read(&partition, from, 1).unwrap();
+                let head = commitlog::batch::header::verify(&batches[0]).unwrap();
+                from = head.next_offset();
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// The lines that came of each path, by the path's name.
     pub(crate) fn lines(&self) -> BTreeMap<String, Vec<String>> {
         let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -362,6 +391,11 @@ impl World {
     /// The lines of one path.
     pub(crate) fn lines_of(&self, name: &str) -> Vec<String> {
         self.lines().remove(name).unwrap_or_default()
+    }
+
+    /// How long the running agent would hear no event now; `None`: it hears them.
+    pub(crate) fn deaf_for(&self) -> Option<Duration> {
+        self.agent.as_ref().unwrap().pipeline.deaf_for()
     }
 
     /// What the running agent counts of its source.
@@ -409,6 +443,11 @@ impl World {
             .map(|((_, reason), loss)| format!("{reason} {} {}", loss.records, loss.bytes))
             .collect()
     }
+}
+
+/// A path as text; one that is none with its odd bytes escaped.
+fn text_of(path: Vec<u8>) -> String {
+    String::from_utf8(path).unwrap_or_else(|path| path.as_bytes().escape_ascii().to_string())
 }
 
 /// All durable records of a spool.
@@ -466,7 +505,7 @@ impl Durable {
                 let (name, value) = entry.unwrap();
                 let value = value.unwrap().to_vec();
                 match name {
-                    header::LOG_FILE_PATH => line.path = String::from_utf8(value).unwrap(),
+                    header::LOG_FILE_PATH => line.path = text_of(value),
                     header::LOG_RECORD_PARTIAL => line.partial = Some(value),
                     _ => {}
                 }

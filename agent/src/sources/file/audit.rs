@@ -41,6 +41,8 @@ pub enum Why {
     BeforeStart,
     /// Nobody wrote them.
     Hole,
+    /// It had not changed for longer than `ignore_older` when it was met.
+    Older,
 }
 
 /// An epoch that ended for good.
@@ -107,6 +109,7 @@ impl Why {
             Why::LineTooLong => "line_too_long",
             Why::BeforeStart => "before_start",
             Why::Hole => "hole",
+            Why::Older => "older",
         }
     }
 
@@ -120,7 +123,7 @@ impl Why {
             | Why::MissingAfterRestart
             | Why::CutWhileStopped
             | Why::LineTooLong => true,
-            Why::Excluded | Why::BeforeStart | Why::Hole => false,
+            Why::Excluded | Why::BeforeStart | Why::Hole | Why::Older => false,
         }
     }
 }

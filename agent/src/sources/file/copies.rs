@@ -35,6 +35,7 @@ pub(super) struct Suspect {
     key: FileKey,
     /// Where it is begun if it is a file of its own.
     from: u64,
+    passed_over: Why,
     size: u64,
     changed_at: Duration,
 }
@@ -383,6 +384,7 @@ impl FileSource {
             name: name.to_owned(),
             key: opened.key,
             from: opened.from,
+            passed_over: opened.passed_over,
             size: opened.size,
             changed_at: now.monotonic,
         });
@@ -448,6 +450,7 @@ impl FileSource {
                 && !self.known.contains_key(&opened.key)
             {
                 opened.from = suspect.from;
+                opened.passed_over = suspect.passed_over;
                 self.begin(suspect.directory, &suspect.name, opened, out);
             }
         }

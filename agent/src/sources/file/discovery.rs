@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::position::{Codec, FileKey};
 
@@ -29,6 +30,8 @@ pub(super) struct Opened {
     /// Where reading begins if it was never met.
     pub(super) from: u64,
     pub(super) codec: Codec,
+    /// Why what lies before is passed over.
+    pub(super) passed_over: Why,
 }
 
 impl FileSource {
@@ -75,6 +78,7 @@ impl FileSource {
             size: metadata.len(),
             from: 0,
             codec: Codec::None,
+            passed_over: Why::BeforeStart,
         }))
     }
 
@@ -114,8 +118,12 @@ impl FileSource {
         mut opened: Opened,
         out: &mut Outlet<'_>,
     ) {
-        let at_end = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
-        if at_end {
+        let is_before = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
+        let is_old = !is_before && self.is_old(&opened.file, out.now());
+        if is_old {
+            opened.passed_over = Why::Older;
+        }
+        if is_before || is_old {
             match self.reader.last_line_end(&opened.file) {
                 Ok(end) => opened.from = end,
                 Err(error) => {
@@ -127,6 +135,18 @@ impl FileSource {
         if !self.is_suspect(directory, name, &opened, out.now()) {
             self.begin(directory, name, opened, out);
         }
+    }
+
+    /// Whether a file that was never met has not changed for longer than is wanted. Clocks may differ, and
+    /// be set: a file from the future is not old.
+    fn is_old(&self, file: &File, now: Now) -> bool {
+        let Some(oldest) = self.config.ignore_older else {
+            return false;
+        };
+        let changed = file.metadata().and_then(|metadata| metadata.modified());
+        let since = |changed: SystemTime| changed.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = Duration::from_millis(u64::try_from(now.wall.0).unwrap_or(0));
+        changed.is_ok_and(|changed| wall.saturating_sub(since(changed)) > oldest)
     }
 
     /// A path names a file that another lineage reads.
@@ -264,7 +284,10 @@ impl FileSource {
         lineage.last_epoch = Some(number);
         if opened.from > 0 && aside.is_none() {
             epoch.account.unread = opened.from;
-            self.audit.unread(&path, opened.from, Why::BeforeStart, out);
+            self.audit
+                .unread(&path, opened.from, opened.passed_over, out);
+            // After a crash nobody would know where it was begun.
+            self.is_start_unsaved = true;
         }
         lineage.epochs.push_back(epoch);
         let id = EpochId {

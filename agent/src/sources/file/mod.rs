@@ -73,7 +73,10 @@ use model::position::{FileKey, KeyLevel};
 use super::{Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
 use crate::files::{SourceFiles, Totals};
-use crate::limits::{ATTENTION_EVERY, DEAF_MAX, RECONCILE_SETTLE, SPOOL_RETRY, TURN_BYTES_MAX};
+use crate::limits::{
+    ATTENTION_EVERY, DEAF_MAX, LOOK_EVERY, READ_COST_BYTES, RECONCILE_SETTLE, SPOOL_RETRY,
+    TURN_BYTES_MAX,
+};
 use crate::pipeline::Outlet;
 use crate::spool::positions::{Loss, Placed};
 use crate::spool::{Notes, Spool};
@@ -111,6 +114,8 @@ pub struct FileConfig {
     pub encoding: Encoding,
     /// Which lines are one record; each is one of its own without.
     pub multiline: Option<Multiline>,
+    /// A file that has not changed for longer when it is met is begun at its end.
+    pub ignore_older: Option<Duration>,
     /// Longer lines are too long.
     pub line_bytes_max: usize,
     /// What becomes of them.
@@ -182,8 +187,12 @@ pub struct FileSource {
     unreadable: HashMap<PathBuf, String>,
     /// Where reading began must be saved before anything is read: after a crash nobody knew it.
     awaited: Option<Notes>,
+    /// A file was begun elsewhere than at its first byte.
+    is_start_unsaved: bool,
     next_reconcile: Option<Duration>,
     next_attention: Duration,
+    /// When files that wait for room are looked at next.
+    next_look: Duration,
     phase: Phase,
     /// What this program writes its own events to: following it would never end.
     own_output: Option<FileKey>,
@@ -258,8 +267,10 @@ impl FileSource {
             pending: BTreeSet::new(),
             unreadable: HashMap::new(),
             awaited: None,
+            is_start_unsaved: false,
             next_reconcile: None,
             next_attention: Duration::ZERO,
+            next_look: Duration::ZERO,
             phase: Phase::New,
             descriptors: Descriptors::default(),
         })
@@ -299,6 +310,9 @@ impl Source for FileSource {
         }
         self.take_pending(now.monotonic);
         self.vet(out);
+        if std::mem::take(&mut self.is_start_unsaved) {
+            self.awaited = Some(out.spool().save_notes());
+        }
         self.awaited = self.awaited.filter(|notes| !out.spool().is_saved(*notes));
         let blocked = match self.awaited {
             Some(_) => Blocked::Yes,
@@ -404,6 +418,10 @@ impl FileSource {
     /// Reads in turn what may have something, until the turn's bytes are used up. Whether something
     /// waits for room.
     fn read_ready(&mut self, out: &mut Outlet<'_>) -> Blocked {
+        if !self.ready.is_empty() && !out.has_room() {
+            self.look_at_ready(out);
+            return Blocked::Yes;
+        }
         let mut budget = TURN_BYTES_MAX;
         let mut waiting = Vec::new();
         while budget > 0 {
@@ -415,12 +433,13 @@ impl FileSource {
             }
             match self.read_lineage(lineage, out) {
                 Progress::Some(bytes) => {
-                    budget = budget.saturating_sub(bytes.max(1));
+                    budget = budget.saturating_sub(bytes);
                     self.queue(lineage);
                 }
                 Progress::None => {}
                 Progress::NoRoom => waiting.push(lineage),
             }
+            budget = budget.saturating_sub(READ_COST_BYTES);
         }
         let blocked = if waiting.is_empty() {
             Blocked::No
@@ -431,6 +450,22 @@ impl FileSource {
             self.queue(lineage);
         }
         blocked
+    }
+
+    /// While the spool is full: what becomes of the open files that wait is looked at once a second.
+    /// Closed ones are looked at when they are opened again.
+    fn look_at_ready(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        if self.next_look > now {
+            return;
+        }
+        self.next_look = now + LOOK_EVERY;
+        for index in self.ready.clone() {
+            let current = self.lineages[index].as_mut().and_then(Lineage::current);
+            if current.is_some_and(|(_, epoch)| epoch.content.is_some()) {
+                self.read_lineage(index, out);
+            }
+        }
     }
 
     /// Reads once from the lineage's current epoch.

@@ -1,8 +1,11 @@
 //! What becomes of lines under everything that is done to log files. Paths are real, time is not.
 
 mod audit;
+mod budgets;
+mod child;
 mod compressed;
 mod decompressed;
+mod discovery;
 mod edges;
 mod encoding;
 mod identity;
@@ -16,6 +19,7 @@ mod resume;
 mod rotation;
 mod snapshot;
 mod waiting;
+mod watch;
 
 use std::io::Write;
 use std::time::Duration;

@@ -1,0 +1,215 @@
+//! What many files cost: descriptors, looks at the disk, batches.
+
+use std::time::Duration;
+
+use super::child::{child, is_child};
+use super::{expected, numbered};
+use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LOOK_EVERY, READ_BYTES};
+use crate::testing::World;
+
+/// Names of which none could be another's after a rotation.
+fn name(file: u32) -> String {
+    format!("{file:04}.log")
+}
+
+/// Descriptors of this process that lead below the world's logs.
+fn open_files(world: &World) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    links
+        .filter_map(|link| std::fs::read_link(link.path()).ok())
+        .filter(|to| to.starts_with(&world.logs) && *to != world.logs)
+        .count()
+}
+
+#[test]
+fn open_files_are_bounded_from_the_first_look_on() {
+    let mut world = World::new();
+    world.config.files_open_max = 20;
+    for file in 0..300 {
+        world.append(&name(file), &numbered(0..3));
+    }
+    world.turn();
+    assert!(open_files(&world) <= 21, "{}", open_files(&world));
+    world.settle();
+    assert!(open_files(&world) <= 21, "{}", open_files(&world));
+    for file in 0..300 {
+        assert_eq!(world.lines_of(&name(file)), expected(0..3));
+    }
+}
+
+#[test]
+fn idle_files_are_closed_but_for_those_that_grew_last_and_followed_on() {
+    let mut world = World::new();
+    let files = u32::try_from(FILES_IDLE_OPEN).unwrap() * 5;
+    for file in 0..files {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.settle();
+    assert_eq!(open_files(&world), FILES_IDLE_OPEN * 5);
+    world.run_for(IDLE_CLOSED_AFTER * 2);
+    assert_eq!(open_files(&world), FILES_IDLE_OPEN);
+    for file in 0..files {
+        world.append(&name(file), &numbered(1..2));
+    }
+    // Rotated while it is closed.
+    world.rename(&name(0), "0.old");
+    world.append(&name(0), &numbered(2..3));
+    world.run_for(IDLE_CLOSED_AFTER * 2);
+    for file in 0..files {
+        let end = if file == 0 { 3 } else { 2 };
+        assert_eq!(world.lines_of(&name(file)), expected(0..end));
+    }
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn what_is_written_to_one_of_a_few_idle_files_and_deleted_at_once_is_delivered() {
+    let mut world = World::new();
+    world.append("a.log", "1\n");
+    world.run_for(IDLE_CLOSED_AFTER * 3);
+    world.append("a.log", "2\n");
+    world.remove("a.log");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["1", "2"]);
+}
+
+#[test]
+fn a_rotated_file_stays_open_while_others_need_descriptors() {
+    let mut world = World::new();
+    world.config.files_open_max = 4;
+    let mut writer = world.writer("a.log");
+    std::io::Write::write_all(&mut writer, b"1\n").unwrap();
+    world.settle();
+    world.remove("a.log");
+    world.settle();
+    for file in 0..30 {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.settle();
+    std::io::Write::write_all(&mut writer, b"2\n").unwrap();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), ["1", "2"]);
+}
+
+#[test]
+fn a_process_without_descriptors_loses_nothing_and_goes_on() {
+    let test = "a_process_without_descriptors_loses_nothing_and_goes_on";
+    if !is_child() {
+        return child(module_path!(), test, &[], "ulimit -n 64");
+    }
+    let mut world = World::new();
+    world.config.files_open_max = 20;
+    for file in 0..100 {
+        world.append(&name(file), &numbered(0..2));
+    }
+    world.run_for(Duration::from_secs(5));
+    // Others take what is left, while files are written, rotated and made.
+    let mut taken = Vec::new();
+    for file in 0..100 {
+        world.append(&name(file), &numbered(2..3));
+    }
+    world.rename(&name(7), "7.old");
+    world.append(&name(7), &numbered(3..4));
+    world.append("new.log", "new\n");
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    world.run_for(Duration::from_secs(15));
+    taken.clear();
+    world.run_for(Duration::from_secs(15));
+    for file in 0..100 {
+        let end = if file == 7 { 4 } else { 3 };
+        assert_eq!(world.lines_of(&name(file)), expected(0..end), "{file}");
+    }
+    assert_eq!(world.lines_of("new.log"), ["new"]);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn a_file_that_may_not_be_read_for_a_while_goes_on_where_it_was() {
+    let test = "a_file_that_may_not_be_read_for_a_while_goes_on_where_it_was";
+    if !is_child() {
+        // Root may read everything.
+        let user = ["setpriv", "--reuid=65534", "--clear-groups"];
+        return child(module_path!(), test, &user, "true");
+    }
+    let allow = |world: &World, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(world.path("a.log"), mode).unwrap();
+    };
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    let mut writer = world.writer("a.log");
+    world.kill();
+    allow(&world, 0o000);
+    std::io::Write::write_all(&mut writer, numbered(10..20).as_bytes()).unwrap();
+    world.run_for(Duration::from_secs(15));
+    assert_eq!(world.lines_of("a.log"), expected(0..10));
+    assert_eq!(world.counted().files_unreadable.get(), 1);
+    allow(&world, 0o600);
+    world.run_for(Duration::from_secs(15));
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+    assert_eq!(world.counted().files_unreadable.get(), 0);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_directory_that_did_not_change_is_not_listed_again() {
+    let mut world = World::new();
+    // These were written long before the test runs; a listing of a directory that changed within the
+    // last seconds is not relied on.
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pipeline/*.rs");
+    world.config.files = vec![old.to_owned()];
+    world.run_for(Duration::from_secs(61));
+    let before = world.counted().looks.get();
+    world.run_for(Duration::from_secs(60));
+    let looks = world.counted().looks.get() - before;
+    let files = u64::try_from(world.counted().files.get()).unwrap();
+    assert!(files > 0);
+    // Few files are all asked for their length each time.
+    assert_eq!(looks, 6 * files);
+}
+
+#[test]
+fn lines_of_many_files_share_few_batches() {
+    let mut world = World::new();
+    for file in 0..100 {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.settle();
+    let before = world.batches();
+    // A line each millisecond, for a second.
+    for line in 0..1000 {
+        world.append(&name(line % 100), &numbered(1..2));
+        world.pass(Duration::from_millis(1));
+        world.turn();
+    }
+    world.settle();
+    let batches = world.batches() - before;
+    // Four partitions, cut all at once.
+    assert!((4 * 10..=4 * 20).contains(&batches), "{batches} batches");
+}
+
+#[test]
+fn while_the_spool_is_full_files_are_looked_at_once_a_second_and_nothing_is_lost() {
+    let mut world = World::new();
+    world.spool_config.bytes_max = 1;
+    world.append("a.log", &numbered(0..10));
+    world.append("b.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(2));
+    let mut lines = Vec::new();
+    for _ in 0..20 {
+        world.append("a.log", &"x".repeat(READ_BYTES / 100));
+        world.run_for(LOOK_EVERY / 10);
+        lines.push(world.lines_of("a.log").len());
+    }
+    assert!(lines.iter().all(|&count| count == lines[0]));
+    world.append("a.log", "\n");
+    world.kill();
+    world.spool_config.bytes_max = 1 << 30;
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.lines_of("a.log").len(), 11);
+    assert_eq!(world.lines_of("b.log"), expected(0..10));
+    assert!(world.losses().is_empty());
+}
