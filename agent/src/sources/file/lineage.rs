@@ -47,6 +47,8 @@ pub(super) struct Lineage {
     pub(super) queued: bool,
     /// It is read again because a record may be whole by then.
     pub(super) awaited: bool,
+    /// Something may have happened to it since it was read or looked at.
+    pub(super) touched: bool,
     /// The inode number that the directory's last listing had for the name; 0 before it was in one.
     pub(super) entry: u64,
     /// The path was there when it was looked for last.
@@ -140,6 +142,7 @@ impl Lineage {
             alias_of: None,
             queued: false,
             awaited: false,
+            touched: false,
             entry: 0,
             met: true,
         }

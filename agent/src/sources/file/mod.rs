@@ -407,10 +407,11 @@ impl FileSource {
 
     /// Has a lineage read in this or a later turn.
     fn queue(&mut self, lineage: usize) {
-        if let Some(held) = &mut self.lineages[lineage]
-            && !held.queued
-        {
-            held.queued = true;
+        let Some(held) = &mut self.lineages[lineage] else {
+            return;
+        };
+        held.touched = true;
+        if !std::mem::replace(&mut held.queued, true) {
             self.ready.push_back(lineage);
         }
     }
@@ -452,8 +453,8 @@ impl FileSource {
         blocked
     }
 
-    /// While the spool is full: what becomes of the open files that wait is looked at once a second.
-    /// Closed ones are looked at when they are opened again.
+    /// While the spool is full: what becomes of the open files that wait is looked at once a second, and
+    /// closed ones are opened for a look when something happened to them.
     fn look_at_ready(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
         if self.next_look > now {
@@ -461,8 +462,12 @@ impl FileSource {
         }
         self.next_look = now + LOOK_EVERY;
         for index in self.ready.clone() {
-            let current = self.lineages[index].as_mut().and_then(Lineage::current);
-            if current.is_some_and(|(_, epoch)| epoch.content.is_some()) {
+            let Some(lineage) = &mut self.lineages[index] else {
+                continue;
+            };
+            let is_touched = std::mem::take(&mut lineage.touched);
+            let current = lineage.current();
+            if is_touched || current.is_some_and(|(_, epoch)| epoch.content.is_some()) {
                 self.read_lineage(index, out);
             }
         }
