@@ -13,6 +13,7 @@
 //! | [`producer`] | the spool to an aggregator |
 //! | [`telemetry`], [`status`] | its own metrics, and where they are served |
 //! | [`control`], [`files`] | the socket in its data directory, and what it tells of the files |
+//! | [`events`] | how its events are written |
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub mod ambient;
 pub mod check;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod files;
 pub mod identity;
 pub mod join;
