@@ -3,7 +3,7 @@
 //! Paths and answers of others come into events as they are. Anybody who can make a file in a followed
 //! directory chooses its name: it must not end a line, begin another, or act on a terminal.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;

@@ -80,7 +80,6 @@ impl Linger {
 const WINDOW: Duration = Duration::from_secs(2);
 
 /// More than these make the linger no longer.
-#[expect(clippy::cast_possible_truncation, reason = "a small number")]
 const FILES_COUNTED: usize =
     (LINGER_SHARED_MAX.as_micros() / LINGER_PER_FILE.as_micros()) as usize + 1;
 

@@ -171,10 +171,7 @@ impl FileSource {
 
 /// Whether an error says that the process or the system has no descriptor left.
 fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE) | Some(libc::ENFILE)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Files that did not grow for this long are closed when others are to be opened.

@@ -152,10 +152,10 @@ impl FileSource {
         let (dir, name) = (path.parent()?, path.file_name()?);
         let directory = self.directory(dir);
         let index = self.lineage(directory, name);
-        if let Some(partition) = partition.filter(|it| it.topic == self.config.topic) {
-            if let Some(lineage) = &mut self.lineages[index] {
-                lineage.partition = Some(partition);
-            }
+        if let Some(partition) = partition.filter(|it| it.topic == self.config.topic)
+            && let Some(lineage) = &mut self.lineages[index]
+        {
+            lineage.partition = Some(partition);
         }
         let id = EpochId {
             lineage: index,
