@@ -21,7 +21,8 @@ use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
 use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
 use crate::limits::{
-    FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES, SYNC_REST,
+    FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES,
+    SYNC_REST,
 };
 use crate::pipeline::Pipeline;
 use crate::pipeline::requests::Requests;

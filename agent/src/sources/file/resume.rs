@@ -328,6 +328,7 @@ impl FileSource {
             key,
             size,
             from: 0,
+            passed_over: Why::BeforeStart,
             codec: position.codec,
         };
         Ok(Some((PathBuf::new(), opened)))
