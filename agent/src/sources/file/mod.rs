@@ -361,6 +361,10 @@ impl FileSource {
                 self.look_again_at_suspects();
             }
             Hint::Moved { from, to } => {
+                // The next rotation has shifted it on already.
+                for (_, place) in self.moves.iter_mut().filter(|(_, place)| *place == from) {
+                    place.clone_from(&to);
+                }
                 if self.is_meant(from.directory, &from.name) {
                     self.moves.push((from, to));
                 }

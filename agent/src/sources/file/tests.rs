@@ -4,6 +4,7 @@ mod audit;
 mod budgets;
 mod child;
 mod compressed;
+mod copies;
 mod decompressed;
 mod discovery;
 mod edges;
