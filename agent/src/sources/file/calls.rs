@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::position::FileKey;
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "testing")))]
 use model::position::KeyLevel;
 
 use super::guard::Hasher;
@@ -16,7 +16,7 @@ use super::kernel;
 /// The calls of one source.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Calls {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) faults: faults::Faults,
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum Call {
     Read,
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "testing")))]
 #[expect(
     clippy::unused_self,
     clippy::unnecessary_wraps,
@@ -88,7 +88,7 @@ impl Calls {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod faults {
     //! What tests have fail.
 

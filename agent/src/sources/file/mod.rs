@@ -277,7 +277,7 @@ impl FileSource {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl FileSource {
     /// Has system calls go wrong.
     pub(crate) fn with_calls(mut self, calls: Calls) -> FileSource {
