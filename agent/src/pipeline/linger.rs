@@ -98,7 +98,7 @@ mod tests {
             linger.took(LineageId(line % files), now);
         }
         linger.cut(now);
-        linger.due(now, TOLD) - now
+        linger.due(now, TOLD).saturating_sub(now)
     }
 
     #[test]

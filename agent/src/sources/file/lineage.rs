@@ -24,6 +24,10 @@ use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
 
 /// One path of the source.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each tells another thing that is so or not, whatever the others say"
+)]
 pub(super) struct Lineage {
     pub(super) id: LineageId,
     pub(super) path: PathBuf,

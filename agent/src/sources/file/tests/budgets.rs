@@ -163,7 +163,7 @@ fn a_directory_that_did_not_change_is_not_listed_again() {
     world.config.files = vec![old.to_owned()];
     world.run_for(Duration::from_secs(61));
     let before = world.counted().looks.get();
-    world.run_for(Duration::from_secs(60));
+    world.run_for(Duration::from_mins(1));
     let looks = world.counted().looks.get() - before;
     let files = u64::try_from(world.counted().files.get()).unwrap();
     assert!(files > 0);
