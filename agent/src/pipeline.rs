@@ -144,7 +144,7 @@ impl Pipeline {
     }
 
     /// Has these sources take the place of those with their names as soon as that can be.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn put(&mut self, sources: Vec<Box<dyn Source>>) {
         let (done, _) = tokio::sync::oneshot::channel();
         self.replacement = Some(Replacement { sources, done });

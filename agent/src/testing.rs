@@ -27,6 +27,7 @@ use crate::files::{SourceFiles, State, Totals};
 use crate::limits::LINGER_SHARED_MAX;
 use crate::pipeline::Pipeline;
 use crate::sources::file::audit::Why;
+#[cfg(test)]
 use crate::sources::file::calls::Calls;
 use crate::sources::file::encoding::Encoding;
 use crate::sources::file::{FileConfig, FileSource, LongLines, StartAt};
@@ -53,6 +54,7 @@ pub(crate) struct World {
     /// A faulty disk under the spool, that is started again with this seed when it is off.
     pub(crate) revive: Option<(FaultyDisk, u64)>,
     /// The system calls of the source, which tests have fail.
+    #[cfg(test)]
     pub(crate) calls: Calls,
     clock_ms: Arc<AtomicI64>,
     /// How far the wall clock is from where it would be.
@@ -117,6 +119,7 @@ impl World {
             storage,
             tell_partitions: true,
             revive: None,
+            #[cfg(test)]
             calls: Calls::default(),
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             wall_step_ms: Arc::new(AtomicI64::new(0)),
@@ -244,7 +247,9 @@ impl World {
             let mut config = config.clone();
             config.beside.extend_from_slice(&names);
             let source = FileSource::new(config, &spool.salt(), counters).unwrap();
-            sources.push(Box::new(source.with_calls(self.calls.clone())));
+            #[cfg(test)]
+            let source = source.with_calls(self.calls.clone());
+            sources.push(Box::new(source));
         }
         self.agent = Some(Agent {
             pipeline: Pipeline::new(sources, spool.clone(), telemetry.clone()),
@@ -254,6 +259,7 @@ impl World {
     }
 
     /// Has the running agent go on with what `config` says now, as SIGHUP does.
+    #[cfg(test)]
     pub(crate) fn reload(&mut self) {
         let spool = self.spool();
         let agent = self.agent.as_mut().unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::position::FileKey;
-#[cfg(not(any(test, feature = "testing")))]
+#[cfg(not(test))]
 use model::position::KeyLevel;
 
 use super::guard::Hasher;
@@ -16,7 +16,7 @@ use super::kernel;
 /// The calls of one source.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Calls {
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) faults: faults::Faults,
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum Call {
     Read,
 }
 
-#[cfg(not(any(test, feature = "testing")))]
+#[cfg(not(test))]
 #[expect(
     clippy::unused_self,
     clippy::unnecessary_wraps,
@@ -88,7 +88,7 @@ impl Calls {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 mod faults {
     //! What tests have fail.
 

@@ -277,7 +277,7 @@ impl FileSource {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 impl FileSource {
     /// Has system calls go wrong.
     pub(crate) fn with_calls(mut self, calls: Calls) -> FileSource {

@@ -33,6 +33,10 @@ pub(super) struct Model {
 pub(super) struct LifeId(usize);
 
 /// One life of one inode.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each tells another thing that is so or not, whatever the others say"
+)]
 struct Life {
     log: usize,
     home: Home,

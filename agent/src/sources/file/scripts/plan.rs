@@ -185,9 +185,8 @@ impl Step {
             },
             33 => Step::Rewrite { log, lines },
             34 => Step::Replace { log, lines },
-            35 => Step::MoveRotated(chance.below(8)),
             36 if GZIP => Step::GzipRotated(chance.below(8)),
-            36 => Step::MoveRotated(chance.below(8)),
+            35 | 36 => Step::MoveRotated(chance.below(8)),
             37 => Step::DeleteRotated(chance.below(8)),
             38 => Step::Unreadable {
                 log,

@@ -48,10 +48,6 @@ pub(super) fn child(module: &str, test: &str, wrapper: &[&str], before: &str) {
 }
 
 /// Says that a test does not run here and why, also in the file that the runner of all tests reads.
-#[expect(
-    clippy::print_stderr,
-    reason = "the line must be in the test's captured output"
-)]
 fn skip(test: &str, why: &str) {
     let line = format!("SKIPPED: {test}: {why}\n");
     eprint!("{line}");
