@@ -125,7 +125,11 @@ impl Source for SimSource {
             }
             *offset += 1;
             // The batch may be cut after any line here, so each bears its position.
-            batch.push_last(line.as_bytes(), &self.headers, placed(*offset, partition));
+            batch.push_last(
+                line.as_bytes(),
+                &self.headers,
+                vec![placed(*offset, partition)],
+            );
         }
         soon
     }
