@@ -386,9 +386,10 @@ impl Spool {
             taken = append()?;
         }
         if taken == Taken::Yes {
-            let snapshot = &mut self.state().snapshot;
-            snapshot.bytes_written += batch_bytes;
-            snapshot.noted |= is_noted;
+            let mut state = self.state();
+            state.snapshot.bytes_written += batch_bytes;
+            state.snapshot.noted |= is_noted;
+            drop(state);
             self.inner.signal.raise();
         }
         Ok(taken)
@@ -597,10 +598,10 @@ impl Spool {
 }
 
 impl Signal {
+    /// Wakes the sync thread, with no lock held that it would have to wait for at once.
     fn raise(&self) {
-        let mut raised = lock(&self.raised);
-        if !*raised {
-            *raised = true;
+        let was_raised = std::mem::replace(&mut *lock(&self.raised), true);
+        if !was_raised {
             self.condvar.notify_one();
         }
     }

@@ -24,6 +24,10 @@ use super::meta::Meta;
 
 const MAGIC: &[u8; 8] = b"WEIRPOS1";
 
+/// What a position takes with a path of 60 bytes. Room for all of them at once: a buffer that grows by
+/// doubling takes three times as much in the end.
+const POSITION_BYTES_USUAL: usize = 192;
+
 /// The index of no partition.
 const UNPLACED: u32 = u32::MAX;
 
@@ -106,7 +110,8 @@ pub(crate) fn encode(
     {
         partitions.entry(partition).or_insert((0, Offset::ZERO));
     }
-    let mut bytes = MAGIC.to_vec();
+    let mut bytes = Vec::with_capacity(table.positions.len() * POSITION_BYTES_USUAL);
+    bytes.extend(MAGIC);
     bytes.extend(generation.to_be_bytes());
     put_field(&mut bytes, &meta.encode());
     put_count(&mut bytes, partitions.len());
