@@ -46,6 +46,10 @@ pub(super) fn bind(broker: &Broker, at: SocketAddr) -> Result<Endpoint> {
 /// CUBIC, path MTU discovery, segmentation offload and migration are quinn's defaults and stay.
 fn parameters() -> quinn::TransportConfig {
     let mut parameters = quinn::TransportConfig::default();
+    // Agents acknowledge what they are told in the wake-up that brought it: waiting for more costs a
+    // timer's wake-up, and there is one packet or two for each batch.
+    let mut acknowledgements = quinn::AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(0_u32.into());
     let idle = quinn::IdleTimeout::try_from(QUIC_IDLE_MAX).expect("15 s fit a varint of ms");
     let streams = u32::try_from(SESSION_PARTITIONS_MAX).expect("a thousand");
     parameters
@@ -56,7 +60,7 @@ fn parameters() -> quinn::TransportConfig {
         .max_concurrent_bidi_streams(1_u32.into())
         .max_concurrent_uni_streams(streams.into())
         .datagram_receive_buffer_size(None)
-        .ack_frequency_config(Some(quinn::AckFrequencyConfig::default()));
+        .ack_frequency_config(Some(acknowledgements));
     parameters
 }
 
