@@ -136,6 +136,9 @@ pub const READ_COST_BYTES: usize = 8 * 1024;
 /// While the spool is full, files that wait for room are looked at this often.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// And so many of those that something happened to are looked at in each turn: a third of a millisecond.
+pub const LOOKS_PER_TURN: usize = 64;
+
 /// Kernel buffers of the QUIC socket. Linux' default of 208 KiB overflows between two wake-ups at
 /// full speed.
 pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;

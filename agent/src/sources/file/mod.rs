@@ -74,8 +74,8 @@ use super::{Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{
-    ATTENTION_EVERY, DEAF_MAX, LOOK_EVERY, READ_COST_BYTES, RECONCILE_SETTLE, SPOOL_RETRY,
-    TURN_BYTES_MAX,
+    ATTENTION_EVERY, DEAF_MAX, LOOK_EVERY, LOOKS_PER_TURN, READ_COST_BYTES, RECONCILE_SETTLE,
+    SPOOL_RETRY, TURN_BYTES_MAX,
 };
 use crate::pipeline::Outlet;
 use crate::spool::positions::{Loss, Placed};
@@ -193,6 +193,8 @@ pub struct FileSource {
     next_attention: Duration,
     /// When files that wait for room are looked at next.
     next_look: Duration,
+    /// Lineages that something happened to since they were read or looked at, each once.
+    touched: VecDeque<usize>,
     phase: Phase,
     /// What this program writes its own events to: following it would never end.
     own_output: Option<FileKey>,
@@ -271,6 +273,7 @@ impl FileSource {
             next_reconcile: None,
             next_attention: Duration::ZERO,
             next_look: Duration::ZERO,
+            touched: VecDeque::new(),
             phase: Phase::New,
             descriptors: Descriptors::default(),
         })
@@ -414,7 +417,9 @@ impl FileSource {
         let Some(held) = &mut self.lineages[lineage] else {
             return;
         };
-        held.touched = true;
+        if !std::mem::replace(&mut held.touched, true) {
+            self.touched.push_back(lineage);
+        }
         if !std::mem::replace(&mut held.queued, true) {
             self.ready.push_back(lineage);
         }
@@ -424,8 +429,14 @@ impl FileSource {
     /// waits for room.
     fn read_ready(&mut self, out: &mut Outlet<'_>) -> Blocked {
         if !self.ready.is_empty() && !out.has_room() {
+            self.look_at_touched(out);
             self.look_at_ready(out);
             return Blocked::Yes;
+        }
+        for index in self.touched.drain(..) {
+            if let Some(held) = &mut self.lineages[index] {
+                held.touched = false;
+            }
         }
         let mut budget = TURN_BYTES_MAX;
         let mut waiting = Vec::new();
@@ -457,8 +468,21 @@ impl FileSource {
         blocked
     }
 
-    /// While the spool is full: what becomes of the open files that wait is looked at once a second, and
-    /// closed ones are opened for a look when something happened to them.
+    /// While the spool is full: looks at files that something happened to, some in each turn. A copy of what
+    /// comes and goes meanwhile is known only by how it began.
+    fn look_at_touched(&mut self, out: &mut Outlet<'_>) {
+        for _ in 0..self.touched.len().min(LOOKS_PER_TURN) {
+            let Some(index) = self.touched.pop_front() else {
+                return;
+            };
+            if let Some(held) = &mut self.lineages[index] {
+                held.touched = false;
+                self.read_lineage(index, out);
+            }
+        }
+    }
+
+    /// While the spool is full: looks once a second at what becomes of the open files that wait.
     fn look_at_ready(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
         if self.next_look > now {
@@ -466,12 +490,9 @@ impl FileSource {
         }
         self.next_look = now + LOOK_EVERY;
         for index in self.ready.clone() {
-            let Some(lineage) = &mut self.lineages[index] else {
-                continue;
-            };
-            let is_touched = std::mem::take(&mut lineage.touched);
-            let current = lineage.current();
-            if is_touched || current.is_some_and(|(_, epoch)| epoch.content.is_some()) {
+            let lineage = self.lineages[index].as_mut();
+            let current = lineage.and_then(Lineage::current);
+            if current.is_some_and(|(_, epoch)| epoch.content.is_some()) {
                 self.read_lineage(index, out);
             }
         }

@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 
 use super::model::{Kind, LifeId, Model, Written};
 use super::plan::{During, LOGS, Log, Plan, Rotated, Setting, SpoolSize, Step, User};
-use crate::limits::{LATE, QUIET, RECONCILE_EVERY};
+use crate::limits::{FORGET_AFTER, LATE, QUIET, RECONCILE_EVERY};
 use crate::testing::{Durable, World, open_below};
 
 /// One log, as its writers see it.
@@ -554,6 +554,9 @@ impl Stage {
         if open > most + 99 {
             return Err(format!("{open} files are open, of {names} that are there"));
         }
+        // What was read is remembered for a day.
+        self.world.pass(FORGET_AFTER);
+        self.work(RECONCILE_EVERY * 3, COARSE_STEP)?;
         let positions = self.world.spool().positions().len();
         let most = self.setting.sources * (names + LOGS.len());
         if positions > most {
