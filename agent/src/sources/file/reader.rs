@@ -225,7 +225,7 @@ impl Reader {
         }
         self.see_young(epoch, &filled);
         let bytes_max = filled.form.bytes_of(self.line_bytes_max);
-        let is_unfinished = filled.whole == 0 && filled.end - filled.back > bytes_max;
+        let is_unfinished = filled.whole == 0 && filled.end - filled.start() > bytes_max;
         if is_unfinished && self.begins_last(&mut filled) {
             // The last line is not whole, but by its start it is not the record's.
         } else if is_unfinished && self.long_lines != LongLines::Split {
@@ -347,8 +347,8 @@ impl Reader {
             from, back, form, ..
         } = *filled;
         let bytes_max = form.bytes_of(self.line_bytes_max);
-        while filled.whole == 0 && !filled.ended && filled.end - back <= bytes_max {
-            let bytes = (self.buffer.len() * 2).min(bytes_max + HEAD_BYTES + 2);
+        while filled.whole == 0 && !filled.ended && filled.end - filled.start() <= bytes_max {
+            let bytes = (self.buffer.len() * 2).min(bytes_max + HEAD_BYTES + MARK_BYTES);
             self.buffer.resize(bytes.max(self.buffer.len()), 0);
             let more = content.read_at(&mut self.buffer[filled.end..], from + filled.end as u64)?;
             let end = filled.end + more;
@@ -501,7 +501,8 @@ impl Reader {
         let back = epoch.offset.min(TAIL_BYTES as u64);
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
-        let start = back + form.bytes_of(self.line_bytes_max);
+        let mark = if epoch.offset == 0 { form.mark } else { 0 };
+        let start = back + mark + form.bytes_of(self.line_bytes_max);
         let start_end = from + start as u64;
         let rest = end.saturating_sub(TAIL_BYTES as u64).max(start_end);
         let rest_bytes = usize::try_from(end - rest).unwrap_or(TAIL_BYTES);
@@ -560,10 +561,10 @@ impl Reader {
     ) -> Read {
         let unterminated = filled.end - filled.back - filled.whole;
         let bytes_max = filled.form.bytes_of(self.line_bytes_max);
-        let is_split = self.long_lines == LongLines::Split;
+        let is_long = filled.whole == 0 && filled.end - filled.start() >= bytes_max;
         let bytes = &self.buffer[..filled.end];
         let mut pending = false;
-        let take = if filled.whole == 0 && is_split && unterminated >= bytes_max {
+        let take = if is_long && self.long_lines == LongLines::Split {
             Take::Piece
         } else if unterminated > 0 && filled.ended && target.last_line == LastLine::Take {
             Take::All

@@ -174,6 +174,25 @@ fn a_long_line_of_utf_16_is_cut_between_characters() {
     }
 }
 
+#[test]
+fn a_long_first_line_behind_a_mark_is_cut_at_the_limit_and_has_its_own_bytes() {
+    // Longer than the limit only with its mark; and longer than that by little, and by more than a guard.
+    for length in [98, 100, 101, 103, 104, 700] {
+        let mut world = World::new();
+        world.config.long_lines = LongLines::Truncate;
+        world.config.line_bytes_max = 100;
+        let line: String = ('a'..='z').cycle().take(length).collect();
+        write(&world, "a.log", "\u{feff}".as_bytes());
+        write(&world, "a.log", line.as_bytes());
+        world.settle();
+        write(&world, "a.log", b"\nnext\n");
+        world.settle();
+        assert_eq!(world.lines_of("a.log"), [&line[..length.min(100)], "next"]);
+        let partial = world.records().swap_remove(0).partial;
+        assert_eq!(partial.is_some(), length > 100, "{length}");
+    }
+}
+
 /// What the records of a whole file are by the definition: each line's text, and what it is a part of
 /// once the pieces of split ones are joined.
 fn records_of(
