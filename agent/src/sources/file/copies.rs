@@ -115,8 +115,13 @@ impl FileSource {
         let Life::Truncated(since) = epoch.life else {
             return;
         };
+        let copy = epoch.copy.take();
         let sample = Sample::of(epoch);
         let has_unread = epoch.size_seen > epoch.offset;
+        // It may hold the rest, or end before what was read since.
+        if let Some((key, ..)) = copy {
+            self.doubt_copy(key);
+        }
         // Where the path is a link, the copy is beside what it leads to.
         if let Some((dir, name)) = place
             .as_ref()

@@ -6,6 +6,18 @@
 //! one has its bytes from elsewhere, is never read. What is nobody's copy and is meant by the patterns is
 //! a file of its own.
 //!
+//! A *short* copy ends before what was read of its epoch: lines were added to the file after it was
+//! compressed. It brings nothing new, and read as a file of its own it would bring everything twice. But
+//! what only begins alike must not disappear; in doubt it is read. So it is one if nothing else is the
+//! epoch's copy, also after all others that wait, and
+//!
+//! - where the epoch's file is open: its last bytes are those that the file has there;
+//! - else: the guard at its head is over [`HEAD_BYTES`], which the copy has, and either the copy's name is
+//!   the file's with a suffix, or the file was truncated while it was followed. A rotated file has a name
+//!   only until the next rotation or until it is compressed: hardly another one comes by the same.
+//!
+//! So nothing tells a short copy of a file that is shorter than the guard once the file is closed.
+//!
 //! A stream that ends early is being written: it is looked through again when it has changed and is
 //! quiet. One that is damaged is not read, and that is said.
 
@@ -19,6 +31,7 @@ use std::time::Duration;
 
 use model::position::{Codec, FileKey, Guard};
 
+use super::audit::Why;
 use super::compressed::{Compressed, End, MAGIC_BYTES, codec_of};
 use super::content::{Content, read_at};
 use super::copies::{Copy, Sample};
@@ -60,6 +73,8 @@ struct Waiting {
     unfinished: Option<Stamp>,
     /// That was said.
     is_said: bool,
+    /// It seems to be a short copy, and comes after those that may be the whole one.
+    is_put_off: bool,
     /// It was there before the very first start, and is not to be read.
     is_passed_over: bool,
 }
@@ -84,6 +99,8 @@ enum Match {
     Unknown,
     Head,
     Both,
+    /// The head's holds as far as there is something to compare, which ends before the epoch's offset.
+    Short,
     No,
 }
 
@@ -138,6 +155,7 @@ impl FileSource {
                 changed_at: now.monotonic,
                 unfinished: None,
                 is_said: false,
+                is_put_off: false,
                 is_passed_over: self.phase == Phase::FirstEver
                     && self.config.start_at == StartAt::End,
             });
@@ -154,13 +172,15 @@ impl FileSource {
         *then == stamp && candidates.iter().all(|it| asked.contains(&it.id))
     }
 
+    /// A copy was known by what its epoch was then. It is looked through once more.
+    pub(super) fn doubt_copy(&mut self, key: FileKey) {
+        self.known.remove(&key);
+        self.vettings.refused.remove(&key);
+    }
+
     /// Whether a file that waits or is looked through may turn out to be a copy of the epoch.
     pub(super) fn may_be_vetted_for(&self, id: EpochId) -> bool {
-        let Some(lineage) = &self.lineages[id.lineage] else {
-            return false;
-        };
-        let mut epochs = lineage.epochs.iter();
-        let Some(epoch) = epochs.find(|epoch| epoch.number == id.number) else {
+        let Some((lineage, epoch)) = self.held(id) else {
             return false;
         };
         let is_related = |it: &Waiting| is_of(&it.name, lineage, epoch);
@@ -313,6 +333,7 @@ impl FileSource {
         let hasher = self.reader.hasher();
         let content = &looking.content;
         let is_over = content.end().is_some();
+        let ends_before = |at| is_over && content.decoded() < at;
         let compared = |from, guard: Guard| {
             let bytes = content.in_window(from, usize::from(guard.bytes));
             match bytes {
@@ -323,6 +344,7 @@ impl FileSource {
         for Candidate { sample, state, .. } in &mut looking.candidates {
             if *state == Match::Unknown {
                 *state = match compared(0, sample.head) {
+                    _ if ends_before(u64::from(sample.head.bytes)) => Match::Short,
                     Some(true) => Match::Head,
                     Some(false) => Match::No,
                     None => Match::Unknown,
@@ -331,6 +353,7 @@ impl FileSource {
             if *state == Match::Head {
                 let from = sample.offset - u64::from(sample.tail.bytes);
                 *state = match compared(from, sample.tail) {
+                    _ if ends_before(sample.offset) => Match::Short,
                     Some(true) if content.decoded() >= sample.offset => Match::Both,
                     Some(_) => Match::No,
                     None => Match::Head,
@@ -348,7 +371,7 @@ impl FileSource {
         } = looking;
         let end = content.end().cloned();
         let length = content.decoded();
-        let last = length.min(TAIL_BYTES as u64);
+        let last = length.min(HEAD_BYTES as u64);
         let last = content.in_window(length - last, usize::try_from(last).unwrap_or(0));
         content.rest();
         match end {
@@ -358,18 +381,14 @@ impl FileSource {
                 return;
             }
             Some(End::Whole) => {
+                content.set_length(length);
                 let last = last.unwrap_or_default();
-                let best = candidates
-                    .iter()
-                    .filter(|it| it.state == Match::Both && self.is_proven(it, length, &last))
-                    .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
-                if let Some(best) = best {
-                    content.set_length(length);
-                    return self.is_copy(best.id, &file, content, out);
-                }
-                if self.is_meant(file.directory, &file.name) {
-                    return self.begin_compressed(&file, content.codec(), out);
-                }
+                let looked = Looking {
+                    file,
+                    content,
+                    candidates,
+                };
+                return self.conclude_whole(looked, &last, out);
             }
             Some(End::Early) => {
                 file.unfinished = Some(file.stamp);
@@ -382,6 +401,49 @@ impl FileSource {
             }
             None => {}
         }
+        self.refuse(&file, &candidates);
+    }
+
+    /// It is a whole stream, which ends with these bytes.
+    fn conclude_whole(&mut self, looked: Looking, last: &[u8], out: &mut Outlet<'_>) {
+        let Looking {
+            mut file,
+            content,
+            candidates,
+        } = looked;
+        let length = content.length();
+        let best = candidates
+            .iter()
+            .filter(|it| it.state == Match::Both && self.is_proven(it, length, last))
+            .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
+        if let Some(best) = best {
+            self.refuse(&file, &candidates);
+            return self.is_copy(best.id, &file, content, out);
+        }
+        if let Some(changed) = candidates.iter().find(|it| self.is_changed(it)) {
+            self.queue(changed.id.lineage);
+            self.vettings.waiting.push_back(file);
+            self.vettings.next = out.now().monotonic + COMPRESSED_QUIET / 4;
+            return;
+        }
+        let is_short = |it: &&Candidate| self.is_short(it, &file, length, last);
+        if let Some(short) = candidates.iter().rfind(is_short) {
+            if !file.is_put_off && !self.vettings.waiting.is_empty() {
+                file.is_put_off = true;
+                self.vettings.waiting.push_back(file);
+                return;
+            }
+            self.refuse(&file, &candidates);
+            return self.is_copy(short.id, &file, content, out);
+        }
+        if self.is_meant(file.directory, &file.name) {
+            return self.begin_compressed(&file, content.codec(), out);
+        }
+        self.refuse(&file, &candidates);
+    }
+
+    /// Looking through the file once more brings nothing new as long as it is the same.
+    fn refuse(&mut self, file: &Waiting, candidates: &[Candidate]) {
         if self.vettings.refused.len() >= REFUSED_MAX {
             self.vettings.refused.clear();
         }
@@ -393,9 +455,7 @@ impl FileSource {
     /// elsewhere the file is not read, so that few equal bytes at its start are not enough: it must end
     /// as well like what the epoch's file has there.
     fn is_proven(&self, candidate: &Candidate, length: u64, last: &[u8]) -> bool {
-        let lineage = self.lineages[candidate.id.lineage].as_ref();
-        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
-        let Some(epoch) = epochs.find(|epoch| epoch.number == candidate.id.number) else {
+        let Some((_, epoch)) = self.held(candidate.id) else {
             return false;
         };
         let is_closed = epoch.is_finished() && epoch.content.is_none();
@@ -405,19 +465,52 @@ impl FileSource {
         let Some(file) = epoch.content.as_ref().and_then(Content::plain) else {
             return candidate.sample.offset >= HEAD_BYTES as u64;
         };
-        let mut own = vec![0; last.len()];
-        let filled = read_at(file, &mut own, length - last.len() as u64);
-        matches!(filled, Ok(filled) if filled == own.len()) && own == last
+        has_before(file, length, last)
+    }
+
+    /// Whether a candidate's file was truncated, which its next read is going to notice.
+    fn is_changed(&self, candidate: &Candidate) -> bool {
+        let Some((lineage, epoch)) = self.held(candidate.id) else {
+            return false;
+        };
+        let file = epoch.content.as_ref().and_then(Content::plain);
+        let is_same = |file| self.reader.is_same(file, &lineage.position(epoch));
+        matches!(candidate.state, Match::Both | Match::Short)
+            && file.is_some_and(|file| matches!(is_same(file), Ok(false)))
+    }
+
+    /// Whether a file is an epoch's, compressed before the last that was read of it.
+    fn is_short(&self, candidate: &Candidate, file: &Waiting, length: u64, last: &[u8]) -> bool {
+        let Some((lineage, epoch)) = self.held(candidate.id) else {
+            return false;
+        };
+        let has_copy = epoch.copy.is_some() || epoch.codec != Codec::None;
+        if candidate.state != Match::Short || has_copy || last.is_empty() {
+            return false;
+        }
+        if let Some(content) = &epoch.content {
+            return has_before(content.file(), length, last);
+        }
+        let path = epoch.place.as_ref().unwrap_or(&lineage.path);
+        let is_named_so = self.path_of(file).with_file_name(without_codec(&file.name)) == *path;
+        let is_seen_cut =
+            matches!(epoch.life, Life::Truncated(_)) && epoch.cut_by == Why::Truncated;
+        let head = u64::from(candidate.sample.head.bytes);
+        head == HEAD_BYTES as u64 && length >= head && (is_named_so || is_seen_cut)
     }
 
     fn is_cut(&self, id: EpochId) -> bool {
-        let lineage = self.lineages[id.lineage].as_ref();
-        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
-        let is_cut = |it: &Epoch| matches!(it.life, Life::Truncated(_));
-        epochs.any(|epoch| epoch.number == id.number && is_cut(epoch))
+        self.held(id)
+            .is_some_and(|(_, epoch)| matches!(epoch.life, Life::Truncated(_)))
     }
 
-    /// The file is an epoch's copy, whole and long enough.
+    fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
+        let lineage = self.lineages[id.lineage].as_ref()?;
+        let mut epochs = lineage.epochs.iter();
+        Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
+    }
+
+    /// The file is an epoch's copy, and a whole stream.
     fn is_copy(&mut self, id: EpochId, file: &Waiting, content: Compressed, out: &mut Outlet<'_>) {
         let path = self.path_of(file);
         let size = content.length();
@@ -569,6 +662,13 @@ impl FileSource {
     fn path_of(&self, file: &Waiting) -> PathBuf {
         self.directories[file.directory].path.join(&file.name)
     }
+}
+
+/// Whether a file has these bytes before its byte `end`.
+fn has_before(file: &File, end: u64, bytes: &[u8]) -> bool {
+    let mut own = vec![0; bytes.len()];
+    let filled = read_at(file, &mut own, end - bytes.len() as u64);
+    matches!(filled, Ok(filled) if filled == own.len()) && own == bytes
 }
 
 /// Whether a compressed file could be an epoch's, by its name: that of the path, or of what a link leads

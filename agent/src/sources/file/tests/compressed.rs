@@ -229,6 +229,148 @@ fn a_compressed_file_that_only_begins_like_another_is_read_all_the_same() {
 }
 
 #[test]
+fn the_compressed_copy_of_another_rotation_holds_nothing_up() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..100));
+        world.run_for(Duration::from_secs(2));
+        world.rename("a.log", "a.log.1");
+        world.append("a.log", &numbered(100..200));
+        world.run_for(LATE * 2);
+        compress_file(&world, "a.log.1", Codec::Gzip);
+        world.run_for(Duration::from_secs(3));
+        // Written anew in place: the copy that is looked for is none of those that are there.
+        world.truncate("a.log");
+        world.append("a.log", &numbered(200..210));
+        world.run_for(COPY_GRACE * 2);
+        only(&world, 0..210);
+    }
+}
+
+/// As long as a guard over a file's head, and the same in every file.
+fn banner() -> String {
+    format!("{}\n", "=".repeat(1023))
+}
+
+#[test]
+fn a_line_that_comes_after_its_file_was_compressed_makes_nothing_twice() {
+    // Files shorter than the guard at their head, and longer; and longer than the window.
+    for lines in [5, 100, 1000, 60_000] {
+        for killed in [false, true] {
+            // Nothing comes twice where the copy is not meant; that nothing is lost is known with a copy.
+            for mut world in worlds().into_iter().take(if killed { 1 } else { 2 }) {
+                world.append("a.log", &numbered(0..lines));
+                world.run_for(Duration::from_secs(4));
+                let mut late = world.writer("a.log");
+                world.rename("a.log", "a.log.1");
+                world.append("a.log", &numbered(lines + 3..lines + 10));
+                world.run_for(Duration::from_secs(3));
+                compress_file(&world, "a.log.1", Codec::Gzip);
+                let rest = numbered(lines..lines + 3);
+                late.write_all(rest.as_bytes()).unwrap();
+                world.run_for(Duration::from_millis(500));
+                drop(late);
+                // Where nothing is left but the guards they must cover enough.
+                if killed && lines >= 1000 {
+                    world.kill();
+                }
+                world.run_for(LATE * 2);
+                only(&world, 0..lines + 10);
+                world.kill();
+                world.run_for(LATE);
+                only(&world, 0..lines + 10);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_line_between_a_compressed_copy_and_the_truncation_makes_nothing_twice() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..1000));
+        world.run_for(Duration::from_secs(2));
+        let packed = compress(Codec::Gzip, numbered(0..1000).as_bytes());
+        fs::write(world.path("a.log.1.gz"), packed).unwrap();
+        world.append("a.log", &numbered(1000..1001));
+        world.run_for(Duration::from_millis(300));
+        world.truncate("a.log");
+        world.append("a.log", &numbered(1001..1100));
+        world.run_for(LATE);
+        only(&world, 0..1100);
+    }
+}
+
+#[test]
+fn a_file_compressed_and_truncated_loses_nothing_and_makes_nothing_twice_however_far_it_was_read() {
+    let packed = compress(Codec::Gzip, numbered(0..100_000).as_bytes());
+    for turns in [0, 1, 2, 3, 5, 8, 12, 20, 40] {
+        for mut world in worlds() {
+            world.append("a.log", &numbered(0..1000));
+            world.run_for(Duration::from_secs(2));
+            world.append("a.log", &numbered(1000..100_000));
+            fs::write(world.path("a.log.1.gz"), &packed).unwrap();
+            for _ in 0..turns {
+                world.turn();
+                world.spool().sync_turn();
+                world.pass(Duration::from_millis(60));
+            }
+            world.truncate("a.log");
+            world.append("a.log", &numbered(100_000..100_100));
+            world.run_for(LATE);
+            only(&world, 0..100_100);
+        }
+    }
+}
+
+#[test]
+fn a_shorter_compressed_file_that_only_begins_alike_is_read_all_the_same() {
+    let first = banner() + &numbered(0..500);
+    let other = banner() + &numbered(500..600);
+    let packed = compress(Codec::Gzip, other.as_bytes());
+    let came = |world: &World, name: &str| {
+        let lines = world.lines_of(name);
+        assert_eq!(lines[1..], expected(500..600), "{name}");
+    };
+    // Its neighbour is there and open.
+    let [mut world, _] = worlds();
+    world.append("a.log", &first);
+    world.settle();
+    fs::write(world.path("a.log.1.gz"), &packed).unwrap();
+    world.run_for(COPY_GRACE);
+    came(&world, "a.log.1.gz");
+    // It was rotated, read to its end and closed.
+    world.rename("a.log", "a.log.2");
+    world.run_for(LATE * 2);
+    fs::write(world.path("a.log.3.gz"), &packed).unwrap();
+    world.run_for(COPY_GRACE);
+    came(&world, "a.log.3.gz");
+}
+
+#[test]
+fn a_shorter_file_that_came_and_was_compressed_while_stopped_is_read_although_it_begins_alike() {
+    for is_rotated in [false, true] {
+        let [mut world, _] = worlds();
+        world.append("a.log", &(banner() + &numbered(0..500)));
+        world.run_for(Duration::from_secs(2));
+        if is_rotated {
+            // The other file gets the name that this one would have been compressed under.
+            world.rename("a.log", "a.log.1");
+            world.run_for(Duration::from_secs(2));
+        }
+        world.stop();
+        let from = if is_rotated { "a.log.1" } else { "a.log" };
+        world.rename(from, "a.log.2");
+        compress_file(&world, "a.log.2", Codec::Gzip);
+        world.append("a.log", &(banner() + &numbered(500..600)));
+        world.rename("a.log", "a.log.1");
+        compress_file(&world, "a.log.1", Codec::Gzip);
+        world.run_for(LATE);
+        assert_eq!(world.lines_of("a.log")[1..], expected(0..500));
+        assert_eq!(world.lines_of("a.log.1.gz")[1..], expected(500..600));
+        assert_eq!(world.lines().len(), 2);
+    }
+}
+
+#[test]
 fn a_compressed_file_that_was_there_at_the_very_first_start_is_passed_over_like_any_other() {
     let mut world = World::new();
     world.config.files = vec![world.path("*.log*").display().to_string()];
