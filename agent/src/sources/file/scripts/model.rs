@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::super::guard::HEAD_BYTES;
 use super::plan::Rotated;
 use crate::limits::{COPY_GRACE, HOLD_MAX, LATE, QUIET, RECONCILE_EVERY};
 
@@ -44,6 +45,9 @@ struct Life {
     is_copy: bool,
     /// The copy is compressed: it is the agent's as far as it knows what was compressed.
     is_compressed: bool,
+    /// More was written to it after it was compressed, and the copy is shorter than a guard: only who
+    /// has the file open can tell whose it is.
+    is_vague: bool,
     known: Known,
     /// The running agent holds a descriptor.
     is_held: bool,
@@ -158,6 +162,7 @@ impl Model {
             home: Home::Named(name.to_owned()),
             is_copy: false,
             is_compressed: false,
+            is_vague: false,
             known: Known::Nothing,
             is_held: false,
             bytes: 0,
@@ -179,7 +184,9 @@ impl Model {
 
     /// A file that the log's path does not name any more gets more.
     pub(super) fn grow_late(&mut self, life: LifeId, bytes: usize) {
-        self.lives[life.0].bytes += bytes as u64;
+        let life = &mut self.lives[life.0];
+        life.is_vague |= life.is_compressed && life.bytes < HEAD_BYTES as u64;
+        life.bytes += bytes as u64;
     }
 
     /// A text is whole in its file.
@@ -278,6 +285,10 @@ impl Model {
             life.home = Home::Named(to.to_owned());
             life.is_copy = true;
             life.is_compressed = true;
+            if life.known == Known::Heard {
+                // What the event tells of is gone.
+                life.known = Known::Nothing;
+            }
             self.reassess(now);
         }
     }
@@ -343,6 +354,9 @@ impl Model {
     pub(super) fn interrupted(&mut self, is_stopped: bool, now: Duration) {
         let is_noted = is_stopped && !self.is_blocked && self.is_running;
         self.is_running = false;
+        for text in &mut self.texts {
+            text.may_repeat |= self.lives[text.life.0].is_vague;
+        }
         for life in &mut self.lives {
             life.known = match life.known {
                 Known::Durable => Known::Durable,

@@ -185,8 +185,8 @@ impl Step {
             },
             33 => Step::Rewrite { log, lines },
             34 => Step::Replace { log, lines },
-            36 if GZIP => Step::GzipRotated(chance.below(8)),
-            35 | 36 => Step::MoveRotated(chance.below(8)),
+            35 => Step::MoveRotated(chance.below(8)),
+            36 => Step::GzipRotated(chance.below(8)),
             37 => Step::DeleteRotated(chance.below(8)),
             38 => Step::Unreadable {
                 log,
@@ -253,9 +253,6 @@ impl Chance {
         &from[self.below(from.len())]
     }
 }
-
-/// Whether rotated files are compressed: on once the agent goes on in compressed copies.
-const GZIP: bool = false;
 
 /// Steps of a script beyond the first few, at most.
 const STEPS_MORE: u64 = 30;
