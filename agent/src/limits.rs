@@ -290,6 +290,10 @@ pub const OVERFLOW_SHARE: u32 = 10;
 /// Looking at everything again because a directory appeared waits this long for more of them.
 pub const RECONCILE_SETTLE: Duration = Duration::from_millis(20);
 
+/// So many times a file is looked for again that was renamed while it was opened. Each takes a rename
+/// within the 20 us of an open: more in a row are no accident.
+pub const RENAMES_TRIED: u32 = 16;
+
 /// Rotated, deleted and truncated files are looked at this often: no event tells of them.
 pub const ATTENTION_EVERY: Duration = Duration::from_millis(50);
 

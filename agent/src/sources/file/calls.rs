@@ -92,6 +92,7 @@ impl Calls {
 mod faults {
     //! What tests have fail.
 
+    use std::fmt;
     use std::io;
     use std::path::Path;
     use std::sync::{Arc, Mutex};
@@ -107,14 +108,25 @@ mod faults {
     #[derive(Debug)]
     struct Plan {
         failing: Vec<(Call, String, i32)>,
+        meanwhile: Vec<(Call, String, Deed)>,
         best_level: KeyLevel,
         file_system_flip: u64,
+    }
+
+    /// What others do just before a call.
+    struct Deed(Box<dyn FnOnce() + Send>);
+
+    impl fmt::Debug for Deed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Deed")
+        }
     }
 
     impl Default for Plan {
         fn default() -> Plan {
             Plan {
                 failing: Vec::new(),
+                meanwhile: Vec::new(),
                 best_level: KeyLevel::Handle,
                 file_system_flip: 0,
             }
@@ -126,6 +138,18 @@ mod faults {
         pub(crate) fn fail(&self, call: Call, path_end: &str, errno: i32) {
             let mut plan = self.0.lock().unwrap();
             plan.failing.push((call, path_end.to_owned(), errno));
+        }
+
+        /// Just before the next such call, others do this.
+        pub(crate) fn meanwhile(
+            &self,
+            call: Call,
+            path_end: &str,
+            deed: impl FnOnce() + Send + 'static,
+        ) {
+            let mut plan = self.0.lock().unwrap();
+            let deed = Deed(Box::new(deed));
+            plan.meanwhile.push((call, path_end.to_owned(), deed));
         }
 
         /// From now on nothing fails.
@@ -146,8 +170,13 @@ mod faults {
 
     impl Calls {
         pub(super) fn fail(&self, call: Call, path: &Path) -> io::Result<()> {
-            let plan = self.faults.0.lock().unwrap();
+            let mut plan = self.faults.0.lock().unwrap();
             let path = path.to_string_lossy();
+            let mut meanwhile = plan.meanwhile.iter();
+            let due = meanwhile.position(|(due, end, _)| *due == call && path.ends_with(end));
+            if let Some(due) = due {
+                plan.meanwhile.remove(due).2.0();
+            }
             let mut failing = plan.failing.iter();
             match failing.find(|(failing, end, _)| *failing == call && path.ends_with(end)) {
                 Some((_, _, errno)) => Err(io::Error::from_raw_os_error(*errno)),

@@ -421,7 +421,7 @@ impl FileSource {
 
     /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
     /// it may have been truncated and written anew since.
-    fn begins_like(&self, original: &Lineage, epoch: &Epoch, own: &[u8]) -> bool {
+    pub(super) fn begins_like(&self, original: &Lineage, epoch: &Epoch, own: &[u8]) -> bool {
         let seen = usize::from(epoch.head.bytes);
         if seen > 0 && own.len() >= seen && self.reader.hasher().guard(&own[..seen]) == epoch.head {
             return true;

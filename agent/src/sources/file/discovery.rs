@@ -37,9 +37,7 @@ pub(super) struct Opened {
 impl FileSource {
     /// Looks at the paths that something happened to.
     pub(super) fn look_around(&mut self, out: &mut Outlet<'_>) {
-        for (from, to) in std::mem::take(&mut self.moves) {
-            self.follow_move(&from, &to, out);
-        }
+        self.follow_moves(out);
         while let Some((directory, name)) = self.looks.pop_first() {
             self.look(directory, &name, out);
         }
@@ -104,6 +102,12 @@ impl FileSource {
     /// A path names a file that was never met. Where it is begun is settled now, also when it may be a
     /// copy and is not begun yet.
     fn found_new(&mut self, directory: usize, name: &OsStr, opened: Opened, out: &mut Outlet<'_>) {
+        // What the path named before may have been renamed since the events were read: it comes first.
+        self.take_hints(out.now());
+        if !self.moves.is_empty() {
+            self.looks.insert((directory, name.to_owned()));
+            return self.follow_moves(out);
+        }
         if self.is_to_be_vetted(directory, name, &opened, out.now()) {
             return;
         }
@@ -205,30 +209,6 @@ impl FileSource {
             self.attention.insert(id.lineage);
         }
         self.queue(id.lineage);
-    }
-
-    /// A file was renamed. If it came and went under its first name between two turns, it is met only
-    /// now: it is the path's next epoch all the same.
-    fn follow_move(&mut self, from: &Spot, to: &Spot, out: &mut Outlet<'_>) {
-        let path = self.directories[to.directory].path.join(&to.name);
-        if self.patterns.matches(&path) {
-            return;
-        }
-        let Ok(Some(opened)) = self.open(&path) else {
-            return;
-        };
-        if self.known.contains_key(&opened.key) {
-            return;
-        }
-        self.begin(from.directory, &from.name, opened, out);
-        let Some(&index) = self.directories[from.directory].names.get(&from.name) else {
-            return;
-        };
-        self.detach_named(index, out.now());
-        let lineage = self.lineages[index].as_mut();
-        if let Some(last) = lineage.and_then(|lineage| lineage.epochs.back_mut()) {
-            last.place = Some(path);
-        }
     }
 
     /// Begins a new epoch with a file that was never met.

@@ -18,6 +18,7 @@
 //! | `find.rs` | a file again of which a position is known |
 //! | `resume.rs` | where the last run left off |
 //! | `moved.rs` | files that go on under another inode |
+//! | `renamed.rs` | files that had another name before anybody looked |
 //! | `remembered.rs` | what is kept of files that are finished or not followed, and how long |
 //! | `reader.rs`, `cutter.rs` | bytes to lines, lines to records |
 //! | `encoding.rs`, `multiline.rs` | how bytes become text, which lines are one record |
@@ -49,6 +50,7 @@ pub(crate) mod pattern;
 mod reader;
 mod reconcile;
 mod remembered;
+mod renamed;
 mod report;
 mod resume;
 mod rotation;
@@ -179,7 +181,7 @@ pub struct FileSource {
     /// Paths to look at: directory and name.
     looks: BTreeSet<(usize, OsString)>,
     /// Renames of files that may not have been met under their first name.
-    moves: Vec<(Spot, Spot)>,
+    moves: VecDeque<(Spot, Spot)>,
     attention: BTreeSet<usize>,
     /// Lineages whose last record may be whole at a time, each once.
     pending: BTreeSet<(Duration, usize)>,
@@ -264,7 +266,7 @@ impl FileSource {
             vettings: Vettings::default(),
             ready: VecDeque::new(),
             looks: BTreeSet::new(),
-            moves: Vec::new(),
+            moves: VecDeque::new(),
             attention: BTreeSet::new(),
             pending: BTreeSet::new(),
             unreadable: HashMap::new(),
@@ -369,7 +371,7 @@ impl FileSource {
                     place.clone_from(&to);
                 }
                 if self.is_meant(from.directory, &from.name) {
-                    self.moves.push((from, to));
+                    self.moves.push_back((from, to));
                 }
             }
             Hint::Tree => self.reconcile_by(now.monotonic + RECONCILE_SETTLE),

@@ -242,6 +242,21 @@ pub(super) fn is_rotation_of(base: &OsStr, other: &OsStr) -> bool {
             .is_some_and(|byte| !byte.is_ascii_alphabetic())
 }
 
+/// Whether `other` is a rotated name with nothing but a number or a date added.
+pub(super) fn is_numbered_rotation(base: &OsStr, other: &OsStr) -> bool {
+    if !is_rotation_of(base, other) {
+        return false;
+    }
+    let (base, other) = (base.as_bytes(), other.as_bytes());
+    let same = base.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let rest = &base[same..];
+    let Some(added) = other[same..].strip_suffix(rest) else {
+        return false;
+    };
+    let is_of_date = |byte: &u8| byte.is_ascii_digit() || b".-_:+TZ".contains(byte);
+    added.iter().any(u8::is_ascii_digit) && added.iter().all(is_of_date)
+}
+
 /// Every name that `other` could be a rotated copy of, so that they need not be sought among all there are.
 pub(super) fn rotation_bases(other: &OsStr) -> impl Iterator<Item = OsString> {
     let bytes = other.as_bytes();

@@ -60,6 +60,8 @@ pub(super) struct Passes {
     cursor: usize,
     /// Events were lost: nothing that was seen before is relied on.
     pub(super) is_all_doubtful: bool,
+    /// Names that are not followed, where events were lost.
+    strangers: Vec<(usize, OsString)>,
     /// When everything may be looked at again because events were lost.
     next_overflow: Duration,
     /// Directories that no event tells of.
@@ -115,6 +117,7 @@ impl FileSource {
         let started = Instant::now();
         let now = out.now();
         self.passes.number += 1;
+        self.next_reconcile = None;
         let patterns = Arc::clone(&self.patterns);
         patterns.walk(&mut |path, purpose| self.come_by(path, purpose));
         self.look_where_nobody_came();
@@ -124,6 +127,8 @@ impl FileSource {
             self.look_at_path(&path);
         }
         let was_doubtful = std::mem::take(&mut self.passes.is_all_doubtful);
+        let strangers = std::mem::take(&mut self.passes.strangers);
+        self.meet_strangers(strangers, out);
         self.look_around(out);
         self.seek_missing(out);
         self.forget_gone(out);
@@ -137,7 +142,7 @@ impl FileSource {
             self.passes.next_overflow = now.monotonic + took * OVERFLOW_SHARE;
         }
         let pause = RECONCILE_EVERY.max(took * RECONCILE_SHARE);
-        self.next_reconcile = Some(now.monotonic + pause);
+        self.reconcile_by(now.monotonic + pause);
         self.say_counts();
     }
 
@@ -244,6 +249,8 @@ impl FileSource {
         let Some(&index) = directory.names.get(name) else {
             if self.patterns.matches(&directory.path.join(name)) {
                 self.looks.insert((number, name.to_owned()));
+            } else if self.passes.is_all_doubtful {
+                self.passes.strangers.push((number, name.to_owned()));
             }
             return;
         };

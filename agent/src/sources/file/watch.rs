@@ -99,6 +99,10 @@ impl Watch {
     pub(super) fn drain(&mut self, now: Duration, each: &mut dyn FnMut(Hint<'_>)) {
         let events = self.drain_all(each);
         let since = now.saturating_sub(self.drained_at);
+        if since.is_zero() {
+            // Once more in the same turn.
+            return;
+        }
         self.drained_at = now;
         // They may come twice as fast at once, and a turn takes its time too.
         let room = since.saturating_mul(self.events_max / 4) / events.max(1);

@@ -1,8 +1,11 @@
 //! Rotated files and copies, however fast they follow each other.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{expected, numbered};
+use crate::sources::file::calls::Call;
 use crate::testing::World;
 
 #[test]
@@ -19,4 +22,68 @@ fn files_shifted_by_several_rotations_between_two_turns_are_all_delivered() {
     }
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.lines_of("a.log"), expected(0..50));
+}
+
+/// Shifts all rotated files of a log by one, rotates it, and begins it anew.
+fn rotate(logs: &Path, rotated: u32, lines: &str) {
+    let name = |number: u32| logs.join(format!("a.log.{number}"));
+    for number in (1..=rotated).rev() {
+        fs::rename(name(number), name(number + 1)).unwrap();
+    }
+    fs::rename(logs.join("a.log"), name(1)).unwrap();
+    fs::write(logs.join("a.log"), lines).unwrap();
+}
+
+#[test]
+fn a_file_that_is_shifted_on_between_its_event_and_the_look_at_it_is_delivered_in_order() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    rotate(&world.logs, 0, &numbered(10..20));
+    rotate(&world.logs, 1, &numbered(20..30));
+    for (rotated, lines) in [(2, 30..40), (3, 40..50), (4, 50..60)] {
+        let logs = world.logs.clone();
+        let deed = move || rotate(&logs, rotated, &numbered(lines));
+        world.calls.faults.meanwhile(Call::Open, ".log.1", deed);
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..60));
+}
+
+#[test]
+fn a_file_that_is_rotated_just_before_it_is_opened_comes_before_its_successor() {
+    let mut world = World::new();
+    world.settle();
+    world.append("a.log", &numbered(0..10));
+    let logs = world.logs.clone();
+    let deed = move || rotate(&logs, 0, &numbered(10..20));
+    world.calls.faults.meanwhile(Call::Open, "/a.log", deed);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_where_it_was_moved_to_is_found_by_its_name_and_its_age() {
+    let mut world = World::new();
+    // What was rotated before the first start is not followed.
+    world.append("a.log.7", "old\n");
+    let born = |name: &str| fs::metadata(world.path(name)).unwrap().created().unwrap();
+    // The clock of the file system has ticks.
+    while !world.path("a.log").exists() || born("a.log") == born("a.log.7") {
+        fs::remove_file(world.path("a.log")).ok();
+        world.append("a.log", &numbered(0..10));
+    }
+    world.settle();
+    rotate(&world.logs, 0, &numbered(10..20));
+    rotate(&world.logs, 1, &numbered(20..30));
+    // Neither rotated, nor made by a rotation.
+    world.append("a.log.swp", "no\n");
+    fs::copy(world.path("a.log.2"), world.path("a.log.9")).unwrap();
+    world.calls.faults.fail(Call::Open, "a.log.1", libc::EIO);
+    let logs = world.logs.clone();
+    world.calls.faults.meanwhile(Call::List, "logs", move || {
+        fs::rename(logs.join("a.log.1"), logs.join("a.log.5")).unwrap();
+    });
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..30));
 }

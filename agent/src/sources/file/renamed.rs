@@ -1,0 +1,174 @@
+//! Files that were renamed before they were met under their first name.
+//!
+//! Renames go on while they are followed: a file can be shifted on by the next rotations between its
+//! event and the look at it. So a name is believed only if no event that came meanwhile says that what
+//! bore it has another name by now. Where no name leads to the file, or events were lost, it is sought
+//! among the names that a rotation gives.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::FileSource;
+use super::discovery::Opened;
+use super::guard::HEAD_BYTES;
+use super::lineage::Lineage;
+use super::pattern::{is_numbered_rotation, rotation_bases};
+use super::watch::Spot;
+use crate::limits::RENAMES_TRIED;
+use crate::pipeline::Outlet;
+
+/// A file that was never met and looks like a rotated one of a path.
+struct Stranger {
+    born: SystemTime,
+    /// The path that it may have had.
+    from: Spot,
+    to: Spot,
+}
+
+impl FileSource {
+    /// Begins the files that were renamed before they were met: each is its path's next epoch all the
+    /// same.
+    pub(super) fn follow_moves(&mut self, out: &mut Outlet<'_>) {
+        let mut tries = RENAMES_TRIED;
+        while let Some((_, to)) = self.moves.front().cloned() {
+            let path = self.path_at(&to);
+            let opened = self.open_or_make_room(&path, out.now());
+            self.take_hints(out.now());
+            let is_where_it_was = self.moves.front().is_some_and(|(_, place)| *place == to);
+            if !is_where_it_was && tries > 0 {
+                tries -= 1;
+                continue;
+            }
+            let Some((from, to)) = self.moves.pop_front() else {
+                return;
+            };
+            match opened {
+                Ok(Some(opened)) if is_where_it_was => {
+                    if !self.patterns.matches(&path) {
+                        self.begin_renamed(&from, &to, opened, out);
+                    }
+                }
+                // Not a file.
+                Ok(None) if is_where_it_was => {}
+                _ => self.seek_strangers(&to, out),
+            }
+        }
+    }
+
+    /// Begins a file under the name that it had first.
+    fn begin_renamed(&mut self, from: &Spot, to: &Spot, opened: Opened, out: &mut Outlet<'_>) {
+        if self.known.contains_key(&opened.key) {
+            return;
+        }
+        self.begin(from.directory, &from.name, opened, out);
+        let Some(&index) = self.directories[from.directory].names.get(&from.name) else {
+            return;
+        };
+        self.detach_named(index, out.now());
+        let place = self.path_at(to);
+        let lineage = self.lineages[index].as_mut();
+        if let Some(last) = lineage.and_then(|lineage| lineage.epochs.back_mut()) {
+            last.place = Some(place);
+        }
+    }
+
+    /// Nothing is known of a renamed file but where it was last.
+    fn seek_strangers(&mut self, last: &Spot, out: &mut Outlet<'_>) {
+        let entries = match self.calls.list(&self.directories[last.directory].path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let path = self.directories[last.directory].path.clone();
+                return self.say_unreadable(&path, &error);
+            }
+        };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names = names.map(|name| (last.directory, name)).collect();
+        self.meet_strangers(names, out);
+    }
+
+    /// Begins those of these files that must have come and gone as followed ones while nobody looked:
+    /// they bear a rotated name of a path, were never met, are no copies, and are younger than the last
+    /// file that the path was seen to name.
+    pub(super) fn meet_strangers(
+        &mut self,
+        names: Vec<(usize, OsString)>,
+        out: &mut Outlet<'_>,
+    ) {
+        let mut strangers: Vec<Stranger> = names
+            .iter()
+            .filter_map(|(directory, name)| self.stranger(*directory, name))
+            .collect();
+        strangers.sort_by_key(|stranger| stranger.born);
+        for Stranger { from, to, .. } in strangers {
+            let path = self.path_at(&to);
+            if let Ok(Some(opened)) = self.open_or_make_room(&path, out.now())
+                && !self.known.contains_key(&opened.key)
+                && !self.begins_like_an_epoch(&from, &opened)
+            {
+                tracing::info!(source = self.config.name, path = %path.display(),
+                    "file was rotated before it was met");
+                self.begin_renamed(&from, &to, opened, out);
+            }
+        }
+    }
+
+    fn stranger(&self, directory: usize, name: &OsStr) -> Option<Stranger> {
+        let spot = |name: &OsStr| Spot {
+            directory,
+            name: name.to_owned(),
+        };
+        let to = spot(name);
+        let path = self.path_at(&to);
+        if self.patterns.matches(&path) {
+            return None;
+        }
+        let names = &self.directories[directory].names;
+        let base = rotation_bases(name).find(|base| {
+            let lineage = names.get(base.as_os_str());
+            lineage.is_some() && is_numbered_rotation(base, name)
+        })?;
+        let lineage = self.lineages[*names.get(&base)?].as_ref()?;
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        let born = metadata.created().ok().filter(|_| metadata.is_file())?;
+        // The clock of a file system has ticks: two can be of one.
+        (born >= self.born_last(lineage)?).then(|| Stranger {
+            born,
+            from: spot(&base),
+            to,
+        })
+    }
+
+    /// When the newest file was made that a path was seen to name; `None` if nobody can tell.
+    fn born_last(&self, lineage: &Lineage) -> Option<SystemTime> {
+        let epoch = lineage.epochs.back()?;
+        let metadata = match &epoch.content {
+            Some(content) => content.file().metadata(),
+            None => {
+                let found = self.find(&lineage.path, &lineage.position(epoch)).ok()?;
+                found?.1.file.metadata()
+            }
+        };
+        metadata.ok()?.created().ok()
+    }
+
+    /// Whether a file may be a copy of one that its path is known to have named.
+    fn begins_like_an_epoch(&self, from: &Spot, opened: &Opened) -> bool {
+        let names = &self.directories[from.directory].names;
+        let lineage = names.get(&from.name).map(|&index| &self.lineages[index]);
+        let Some(Some(lineage)) = lineage else {
+            return false;
+        };
+        let mut own = [0; HEAD_BYTES];
+        let Ok(length) = super::content::read_at(&opened.file, &mut own, 0) else {
+            return true;
+        };
+        let mut epochs = lineage.epochs.iter();
+        length == 0 || epochs.any(|epoch| self.begins_like(lineage, epoch, &own[..length]))
+    }
+
+    pub(super) fn path_at(&self, spot: &Spot) -> PathBuf {
+        self.directories[spot.directory].path.join(&spot.name)
+    }
+}
