@@ -396,22 +396,33 @@ impl FileSource {
 
     /// Opens the file of the epoch that is to be read, if it was closed meanwhile.
     pub(super) fn open_current(&mut self, index: usize, out: &mut Outlet<'_>) {
-        let Some(lineage) = &mut self.lineages[index] else {
+        let current = self.lineages[index].as_mut().and_then(Lineage::current);
+        if let Some(number) = current.map(|(_, epoch)| epoch.number) {
+            let lineage = index;
+            self.open_epoch(EpochId { lineage, number }, out);
+        }
+    }
+
+    /// Opens an epoch's file, if it was closed meanwhile.
+    pub(super) fn open_epoch(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
-        let Some((at, epoch)) = lineage.current() else {
+        let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
         if epoch.content.is_some() || matches!(epoch.life, Life::Truncated(_)) {
             return;
         }
-        let (is_named, number) = (epoch.life == Life::Named, epoch.number);
-        let id = EpochId {
-            lineage: index,
-            number,
-        };
-        let position = lineage.position(&lineage.epochs[at]);
+        let is_named = epoch.life == Life::Named;
         let path = lineage.path.clone();
+        let mut epochs = lineage.epochs.iter();
+        let Some(position) = epochs
+            .find(|epoch| epoch.number == id.number)
+            .map(|epoch| lineage.position(epoch))
+        else {
+            return;
+        };
         let found = match self.find(&path, &position) {
             Err(error) if self.makes_room_after(&error, out.now()) => self.find(&path, &position),
             found => found,
@@ -420,13 +431,12 @@ impl FileSource {
             Ok(Some((place, opened))) => {
                 self.take_key(id, opened.key);
                 if let Some(epoch) = self.epoch(id) {
-                    epoch.is_unseen = false;
                     epoch.place = (place != path).then_some(place);
                     epoch.content = Some(Content::new(opened.file, epoch.codec));
                 }
                 self.opened(id, out.now());
             }
-            Ok(None) if is_named => self.detach_named(index, out.now()),
+            Ok(None) if is_named => self.detach_named(id.lineage, out.now()),
             Ok(None) if !self.is_gone(&position) => self.miss(id, out.now()),
             Ok(None) => self.gone_unopened(id, out),
             Err(error) => {

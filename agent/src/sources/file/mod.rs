@@ -479,6 +479,7 @@ impl FileSource {
             };
             if let Some(held) = &mut self.lineages[index] {
                 held.touched = false;
+                self.open_waiting(index, out);
                 self.read_lineage(index, out);
             }
         }

@@ -91,11 +91,7 @@ impl FileSource {
     /// Begins those of these files that must have come and gone as followed ones while nobody looked:
     /// they bear a rotated name of a path, were never met, are no copies, and are younger than the last
     /// file that the path was seen to name.
-    pub(super) fn meet_strangers(
-        &mut self,
-        names: Vec<(usize, OsString)>,
-        out: &mut Outlet<'_>,
-    ) {
+    pub(super) fn meet_strangers(&mut self, names: Vec<(usize, OsString)>, out: &mut Outlet<'_>) {
         let mut strangers: Vec<Stranger> = names
             .iter()
             .filter_map(|(directory, name)| self.stranger(*directory, name))

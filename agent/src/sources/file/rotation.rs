@@ -75,6 +75,15 @@ impl FileSource {
         read
     }
 
+    /// Opens the path's present file for a look when it waits for its turn and was closed meanwhile.
+    pub(super) fn open_waiting(&mut self, index: usize, out: &mut Outlet<'_>) {
+        let named = self.lineages[index].as_mut().and_then(Lineage::named);
+        if let Some(number) = named.map(|epoch| epoch.number) {
+            let lineage = index;
+            self.open_epoch(EpochId { lineage, number }, out);
+        }
+    }
+
     /// Looks at the epochs that wait for their turn. Should one be cut off meanwhile, its copy is known by
     /// how it began, and what was seen of it counts.
     pub(super) fn look_at_waiting(&mut self, index: usize, out: &mut Outlet<'_>) {
@@ -113,6 +122,10 @@ impl FileSource {
         read: io::Result<Read>,
         out: &mut Outlet<'_>,
     ) -> Progress {
+        let was_unseen = match (&read, self.epoch(id)) {
+            (Ok(_), Some(epoch)) => std::mem::take(&mut epoch.is_unseen),
+            _ => false,
+        };
         match read {
             Ok(Read::More(taken)) => {
                 self.count(id, taken, out);
@@ -128,7 +141,12 @@ impl FileSource {
                 Progress::None
             }
             Ok(Read::Replaced) => {
-                self.truncated(id, Why::Truncated, out);
+                let why = if was_unseen {
+                    Why::CutWhileStopped
+                } else {
+                    Why::Truncated
+                };
+                self.truncated(id, why, out);
                 Progress::Some(1)
             }
             Ok(Read::Shrunk(bytes)) => {
