@@ -75,6 +75,8 @@ struct Waiting {
     is_said: bool,
     /// It seems to be a short copy, and comes after those that may be the whole one.
     is_put_off: bool,
+    /// Since when epochs that it may be of were seen to change.
+    doubted_at: Option<Duration>,
     /// It was there before the very first start, and is not to be read.
     is_passed_over: bool,
 }
@@ -156,6 +158,7 @@ impl FileSource {
                 unfinished: None,
                 is_said: false,
                 is_put_off: false,
+                doubted_at: None,
                 is_passed_over: self.phase == Phase::FirstEver
                     && self.config.start_at == StartAt::End,
             });
@@ -420,10 +423,14 @@ impl FileSource {
             self.refuse(&file, &candidates);
             return self.is_copy(best.id, &file, content, out);
         }
-        if let Some(changed) = candidates.iter().find(|it| self.is_changed(it)) {
-            self.queue(changed.id.lineage);
+        let now = out.now().monotonic;
+        let since = *file.doubted_at.get_or_insert(now);
+        if now.saturating_sub(since) < COMPRESSED_QUIET
+            && let Some(lineage) = self.unseen_change(&file, &candidates)
+        {
+            self.queue(lineage);
             self.vettings.waiting.push_back(file);
-            self.vettings.next = out.now().monotonic + COMPRESSED_QUIET / 4;
+            self.vettings.next = now + COMPRESSED_QUIET / 4;
             return;
         }
         let is_short = |it: &&Candidate| self.is_short(it, &file, length, last);
@@ -468,15 +475,28 @@ impl FileSource {
         has_before(file, length, last)
     }
 
-    /// Whether a candidate's file was truncated, which its next read is going to notice.
-    fn is_changed(&self, candidate: &Candidate) -> bool {
-        let Some((lineage, epoch)) = self.held(candidate.id) else {
-            return false;
+    /// A lineage that the file may be of, with an epoch that the candidates do not have as it is by now:
+    /// its file was truncated, or begun, and the next read is going to notice.
+    fn unseen_change(&self, file: &Waiting, candidates: &[Candidate]) -> Option<usize> {
+        let is_changed = |index: usize, lineage: &Lineage, epoch: &Epoch| {
+            let Some(own) = epoch.content.as_ref().and_then(Content::plain) else {
+                return false;
+            };
+            let mut ids = candidates.iter().map(|it| it.id);
+            let is_candidate = ids.any(|it| it.lineage == index && it.number == epoch.number);
+            if is_candidate {
+                let is_same = self.reader.is_same(own, &lineage.position(epoch));
+                return matches!(is_same, Ok(false));
+            }
+            own.metadata().is_ok_and(|it| it.len() > 0)
         };
-        let file = epoch.content.as_ref().and_then(Content::plain);
-        let is_same = |file| self.reader.is_same(file, &lineage.position(epoch));
-        matches!(candidate.state, Match::Both | Match::Short)
-            && file.is_some_and(|file| matches!(is_same(file), Ok(false)))
+        self.lineages.iter().enumerate().find_map(|(index, held)| {
+            let lineage = held.as_ref()?;
+            let mut epochs = lineage.epochs.iter();
+            epochs
+                .any(|it| is_of(&file.name, lineage, it) && is_changed(index, lineage, it))
+                .then_some(index)
+        })
     }
 
     /// Whether a file is an epoch's, compressed before the last that was read of it.

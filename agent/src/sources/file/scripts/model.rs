@@ -100,6 +100,8 @@ struct Text {
     may_repeat: bool,
     /// Its place in the order is certain.
     in_turn: bool,
+    /// It was written to a file without a name, whose copy does not have it.
+    is_beside_copy: bool,
     came: Vec<bool>,
 }
 
@@ -223,6 +225,7 @@ impl Model {
             promise: if must { Promise::Must } else { Promise::May },
             may_repeat: false,
             in_turn: !life.is_late,
+            is_beside_copy: life.is_compressed,
             came: vec![false; self.sources],
         };
         let known = self.by_value.insert(text.value.clone(), self.texts.len());
@@ -356,6 +359,9 @@ impl Model {
         self.is_running = false;
         for text in &mut self.texts {
             text.may_repeat |= self.lives[text.life.0].is_vague;
+            if text.is_beside_copy && !text.has_come() {
+                text.promise = Promise::May;
+            }
         }
         for life in &mut self.lives {
             life.known = match life.known {

@@ -246,6 +246,21 @@ fn the_compressed_copy_of_another_rotation_holds_nothing_up() {
     }
 }
 
+#[test]
+fn a_file_truncated_rotated_and_compressed_between_two_looks_comes_once() {
+    for mut world in worlds() {
+        world.append("a.log", &numbered(0..9));
+        world.run_for(Duration::from_secs(2));
+        world.copy_truncate("a.log", "a.log.1");
+        world.run_for(Duration::from_millis(400));
+        world.append("a.log", &numbered(9..10));
+        world.rename("a.log", "a.log.2");
+        compress_file(&world, "a.log.2", Codec::Gzip);
+        world.run_for(LATE);
+        only(&world, 0..10);
+    }
+}
+
 /// As long as a guard over a file's head, and the same in every file.
 fn banner() -> String {
     format!("{}\n", "=".repeat(1023))
