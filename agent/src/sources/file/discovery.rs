@@ -433,6 +433,7 @@ impl FileSource {
                 if let Some(epoch) = self.epoch(id) {
                     epoch.place = (place != path).then_some(place);
                     epoch.content = Some(Content::new(opened.file, epoch.codec));
+                    epoch.is_stirred = false;
                 }
                 self.opened(id, out.now());
             }

@@ -109,6 +109,8 @@ pub(super) struct Epoch {
     pub(super) changed: Option<(i64, i64)>,
     /// It was not seen since the agent started: nobody knows what was added to it.
     pub(super) is_unseen: bool,
+    /// An event told that it was written to while it was closed, and it was not opened since.
+    pub(super) is_stirred: bool,
 }
 
 /// What is known of an epoch's file.
@@ -245,6 +247,7 @@ impl Epoch {
             finished_s: 0,
             changed: None,
             is_unseen: false,
+            is_stirred: false,
         }
     }
 

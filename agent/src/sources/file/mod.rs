@@ -395,7 +395,13 @@ impl FileSource {
             Some(_) => {
                 self.looks.insert((directory, name.to_owned()));
             }
-            None => self.queue(lineage),
+            None => {
+                let named = self.lineages[lineage].as_mut().and_then(Lineage::named);
+                if let Some(epoch) = named.filter(|epoch| epoch.content.is_none()) {
+                    epoch.is_stirred = true;
+                }
+                self.queue(lineage);
+            }
         }
     }
 

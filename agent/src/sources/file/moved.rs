@@ -87,7 +87,7 @@ impl FileSource {
         let lineage = self.lineages[id.lineage].as_ref()?;
         let epoch = lineage.epochs.iter().find(|it| it.number == id.number)?;
         let is_doubtful =
-            is_weak(opened.key.level) && epoch.is_finished() && epoch.content.is_none();
+            is_weak(opened.key.level) && epoch.life != Life::Named && epoch.content.is_none();
         if is_doubtful {
             let position = lineage.position(epoch);
             if matches!(self.reader.is_same(&opened.file, &position), Ok(false)) {

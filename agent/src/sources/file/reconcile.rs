@@ -105,6 +105,11 @@ impl Stamp {
 }
 
 impl Passes {
+    /// Whether events tell of everything in a directory.
+    pub(super) fn is_watched(&self, directory: usize) -> bool {
+        !self.is_all_doubtful && !self.polled.contains(&directory)
+    }
+
     /// When polled directories are due; `None` while there are none.
     pub(super) fn next_poll(&self) -> Option<Duration> {
         (!self.polled.is_empty()).then_some(self.next_poll)

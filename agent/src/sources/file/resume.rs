@@ -449,9 +449,21 @@ impl FileSource {
         }
     }
 
-    /// A file was deleted while it was closed. Perhaps a copy is left.
+    /// A file was deleted while it was closed. If it was at its end and no event told of more, that was
+    /// all; else a copy may be left.
     pub(super) fn gone_unopened(&mut self, id: EpochId, out: &mut Outlet<'_>) {
         self.attention.insert(id.lineage);
+        let directory = self.lineages[id.lineage].as_ref().map(|it| it.directory);
+        let is_watched = directory.is_some_and(|it| self.passes.is_watched(it));
+        if let Some(epoch) = self.epoch(id)
+            && is_watched
+            && !(epoch.is_unseen || epoch.is_stirred || epoch.size_seen > epoch.offset)
+        {
+            epoch.finish(out.now());
+            self.remembering.insert(id.lineage);
+            self.note(id, out);
+            return self.close_finished(id, out);
+        }
         self.seek_gone(id, Why::Deleted, out);
     }
 
@@ -568,6 +580,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         finished_s: position.finished_s.unwrap_or(0),
         changed: None,
         is_unseen: position.finished_s.is_none(),
+        is_stirred: false,
     }
 }
 
