@@ -265,6 +265,10 @@ pub const FILES_IDLE_OPEN: usize = 32;
 /// process may have.
 pub const FILES_RESERVE: u64 = 32;
 
+/// Rotated and deleted files with unread bytes may stay open beyond `limits.files_open`, since there may
+/// be no other way to them: as far as half of what the process may have, and no further than this.
+pub const FILES_DETACHED_MAX: usize = 65_536;
+
 /// Directories below one another that a pattern with `**` goes through.
 pub const WALK_DEPTH_MAX: usize = 64;
 
@@ -307,6 +311,10 @@ pub const LATE: Duration = Duration::from_mins(1);
 /// How long the copy of a truncated file is looked for, and a new file that looks like a copy in the
 /// making is not read.
 pub const COPY_GRACE: Duration = Duration::from_secs(5);
+
+/// So many of those new files are held open meanwhile, so that they are read also when they are deleted:
+/// what is left of the descriptors beside the files. There is one for each file that is copied at a time.
+pub const SUSPECTS_OPEN_MAX: usize = 16;
 
 /// Descriptors that the agent needs besides the files it follows: the spool's segments, connections,
 /// watches, its socket and its own status.

@@ -136,6 +136,7 @@ fn options(config: &FileConfig) -> Vec<(&'static str, String)> {
         encoding,
         multiline,
         files_open_max: _,
+        files_detached_max: _,
         // Who else there is matters to what is resumed alone.
         beside: _,
     } = config;
@@ -173,6 +174,7 @@ mod tests {
             encoding: Encoding::Auto,
             multiline: None,
             files_open_max: 500,
+            files_detached_max: 500,
             beside: Vec::new(),
         }
     }

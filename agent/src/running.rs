@@ -21,8 +21,8 @@ use crate::config::{AgentConfig, MultilineConfig, StartAt as ConfigStartAt};
 use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
 use crate::limits::{
-    FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY, SYNC_BUSY_BYTES,
-    SYNC_REST,
+    FILES_DETACHED_MAX, FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY,
+    SYNC_BUSY_BYTES, SYNC_REST,
 };
 use crate::pipeline::Pipeline;
 use crate::pipeline::requests::Requests;
@@ -347,7 +347,9 @@ fn sources(
 /// What the entries under `logs` say.
 fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
     let own = config.agent.data_dir.join("**").display().to_string();
-    let files_open_max = (files_open(config) / config.logs.len().max(1)).max(1);
+    let share = |files: usize| (files / config.logs.len().max(1)).max(1);
+    let files_open_max = share(files_open(config));
+    let files_detached_max = files_open_max.max(share(files_allowed().min(FILES_DETACHED_MAX)));
     let patterns = |globs: &[crate::config::Glob]| -> Vec<String> {
         globs.iter().map(|glob| glob.pattern.clone()).collect()
     };
@@ -375,6 +377,7 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
             ignore_older: logs.ignore_older,
             line_bytes_max: usize::try_from(config.limits.line.0).unwrap_or(usize::MAX),
             files_open_max,
+            files_detached_max,
             beside: config.logs.keys().cloned().collect(),
         }
     });
@@ -383,20 +386,25 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
 
 /// Files that all sources together may hold open: what is configured, as far as the process may.
 fn files_open(config: &AgentConfig) -> usize {
-    let wanted = u64::from(config.limits.files_open);
-    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let most = allowed.map_or(u64::MAX, |allowed| {
-        (allowed / 2).saturating_sub(FILES_RESERVE).max(1)
-    });
+    let wanted = usize::try_from(config.limits.files_open).unwrap_or(usize::MAX);
+    let most = files_allowed();
     if most < wanted {
         tracing::warn!(
             wanted,
             most,
-            ?allowed,
             "fewer files are held open than `limits.files_open` says: raise the process's limit of open files"
         );
     }
-    usize::try_from(wanted.min(most)).unwrap_or(usize::MAX)
+    wanted.min(most)
+}
+
+/// Files that the process may hold open, beside what else it needs.
+fn files_allowed() -> usize {
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = allowed.map_or(u64::MAX, |allowed| {
+        (allowed / 2).saturating_sub(FILES_RESERVE).max(1)
+    });
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// What is told about this host.

@@ -104,6 +104,7 @@ impl World {
             line_bytes_max: 1024 * 1024,
             long_lines: LongLines::Split,
             files_open_max: 500,
+            files_detached_max: 500,
             beside: Vec::new(),
         };
         World {

@@ -27,6 +27,8 @@ pub enum Why {
     Truncated,
     /// Its file was deleted while it was not open, and no copy was found.
     Deleted,
+    /// Its file was deleted, and there were more such files than may be open. How much was unread is known.
+    NoDescriptor,
     /// Its file was there when the agent stopped and cannot be found any more. What was added to it
     /// after its last read, if anything, is gone; nobody knows how much that was.
     MissingAfterRestart,
@@ -103,6 +105,7 @@ impl Why {
             Why::Finished => "finished",
             Why::Truncated => "truncated",
             Why::Deleted => "deleted",
+            Why::NoDescriptor => "no_descriptor",
             Why::MissingAfterRestart => "missing_after_restart",
             Why::CutWhileStopped => "cut_while_stopped",
             Why::Excluded => "excluded",
@@ -120,6 +123,7 @@ impl Why {
             Why::Finished
             | Why::Truncated
             | Why::Deleted
+            | Why::NoDescriptor
             | Why::MissingAfterRestart
             | Why::CutWhileStopped
             | Why::LineTooLong => true,

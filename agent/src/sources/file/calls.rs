@@ -54,6 +54,11 @@ impl Calls {
         kernel::file_system_of(path).map(|number| self.file_system(number))
     }
 
+    /// Whether events tell all that happens in a directory.
+    pub(super) fn is_event_reliable(&self, dir: &Path) -> bool {
+        self.fail(Call::Watch, dir).is_ok() && kernel::is_event_reliable(dir)
+    }
+
     /// Comes before each read of a file that is followed under this path.
     pub(super) fn before_read(&self, path: &Path) -> io::Result<()> {
         self.fail(Call::Read, path)
@@ -66,6 +71,7 @@ pub(crate) enum Call {
     Open,
     List,
     Read,
+    Watch,
 }
 
 #[cfg(not(test))]

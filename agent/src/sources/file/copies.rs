@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::position::{FileKey, Guard};
+use model::position::{Codec, FileKey, Guard};
 
 use super::audit::{Ending, Why};
 use super::content::{Content, read_at};
@@ -25,7 +25,7 @@ use super::pattern::{is_rotation_of, rotation_bases, without_codec};
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
-use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE, HOLD_MAX};
+use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE, HOLD_MAX, SUSPECTS_OPEN_MAX};
 use crate::pipeline::Outlet;
 
 /// A file that may be a copy in the making.
@@ -38,6 +38,8 @@ pub(super) struct Suspect {
     passed_over: Why,
     size: u64,
     changed_at: Duration,
+    /// Open while few are, so that it is read also when it is deleted meanwhile.
+    file: Option<File>,
 }
 
 /// When a file changed, its directory and its name.
@@ -107,33 +109,26 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
-        let mut origins = vec![(lineage.directory, lineage.name.clone())];
+        let own = (lineage.directory, lineage.name.clone());
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
-        let place = epoch.place.clone();
         let Life::Truncated(since) = epoch.life else {
             return;
         };
         let copy = epoch.copy.take();
+        let place = epoch.place.clone();
         let sample = Sample::of(epoch);
         let has_unread = epoch.size_seen > epoch.offset;
         // It may hold the rest, or end before what was read since.
         if let Some((key, ..)) = copy {
             self.doubt_copy(key);
         }
-        // Where the path is a link, the copy is beside what it leads to.
-        if let Some((dir, name)) = place
-            .as_ref()
-            .and_then(|it| it.parent().zip(it.file_name()))
-        {
-            origins.push((self.directory(dir), name.to_owned()));
-        }
+        let origins = self.origins(own, place.as_deref());
         let mut short = None;
         let (siblings, mut all_seen) = self.siblings(&origins);
         for (directory, candidate) in siblings {
-            let path = self.directories[directory].path.join(&candidate);
-            let opened = match self.open(&path) {
+            let opened = match self.open(&self.directories[directory].path.join(&candidate)) {
                 Ok(Some(opened)) => opened,
                 Ok(None) => continue,
                 Err(error) => {
@@ -159,20 +154,62 @@ impl FileSource {
                 Likeness::None => {}
             }
         }
-        let is_open = self.may_be_vetted_for(id);
-        if let Some(copy) = short.filter(|_| !is_open) {
+        if let Some(copy) = self.suspect_like(sample, &origins) {
+            self.looks.insert((copy.directory, copy.name.clone()));
+            return self.absorb(id, copy, out);
+        }
+        if self.may_be_vetted_for(id) {
+            return;
+        }
+        if let Some(copy) = short {
             return self.absorb(id, copy, out);
         }
         let waited = out.now().monotonic.saturating_sub(since);
         // What cannot be seen is not absent.
-        let is_over = if all_seen {
-            !has_unread || waited >= COPY_GRACE
-        } else {
-            waited >= HOLD_MAX
-        };
-        if is_over && !is_open {
+        let grace = if all_seen { COPY_GRACE } else { HOLD_MAX };
+        if waited >= grace || all_seen && !has_unread {
             self.give_up(id, out);
         }
+    }
+
+    /// Where copies are named for: the path and, where that is a link, what it leads to.
+    fn origins(&mut self, own: (usize, OsString), place: Option<&Path>) -> Vec<(usize, OsString)> {
+        let mut origins = vec![own];
+        if let Some((dir, name)) = place.and_then(|it| it.parent().zip(it.file_name())) {
+            origins.push((self.directory(dir), name.to_owned()));
+        }
+        origins
+    }
+
+    /// A copy that was deleted or renamed meanwhile, and is held open.
+    fn suspect_like(&self, sample: Sample, origins: &[(usize, OsString)]) -> Option<Copy> {
+        self.suspects.iter().find_map(|suspect| {
+            let is_near = |(directory, name): &(usize, OsString)| {
+                let is_beside = self
+                    .directories_near(*directory)
+                    .contains(&suspect.directory);
+                is_beside && (*name == suspect.name || is_rotation_of(name, &suspect.name))
+            };
+            let file = suspect.file.as_ref()?.try_clone().ok()?;
+            let opened = Opened {
+                size: file.metadata().ok()?.len(),
+                file,
+                key: suspect.key,
+                from: 0,
+                codec: Codec::None,
+                passed_over: suspect.passed_over,
+            };
+            let is_copy = origins.iter().any(is_near)
+                && !self.known.contains_key(&suspect.key)
+                && self.likeness(sample, &opened) == Likeness::Copy;
+            is_copy.then(|| Copy {
+                key: suspect.key,
+                directory: suspect.directory,
+                name: suspect.name.clone(),
+                size: opened.size,
+                content: opened.file.into(),
+            })
+        })
     }
 
     /// Names that a rotation could have given to a copy, in the same directory or a watched one near
@@ -191,8 +228,7 @@ impl FileSource {
     }
 
     fn names_like(&mut self, directory: usize, name: &OsStr, names: &mut Vec<Dated>) -> bool {
-        self.meet_directories_below(directory, name);
-        let mut all_seen = true;
+        let mut all_seen = self.meet_directories_below(directory, name);
         for near in self.directories_near(directory) {
             let entries = match self.calls.list(&self.directories[near].path) {
                 Ok(entries) => entries,
@@ -201,7 +237,11 @@ impl FileSource {
                     continue;
                 }
             };
-            for entry in entries.flatten() {
+            for entry in entries {
+                let Ok(entry) = entry else {
+                    all_seen = false;
+                    break;
+                };
                 let other = entry.file_name();
                 let plain = without_codec(&other);
                 let is_same_elsewhere = near != directory && plain == name;
@@ -209,29 +249,45 @@ impl FileSource {
                 if !is_same_elsewhere && !is_compressed && !is_rotation_of(name, plain) {
                     continue;
                 }
-                if let Ok(metadata) = entry.metadata() {
-                    names.push(((metadata.ctime(), metadata.ctime_nsec()), near, other));
+                match entry.metadata() {
+                    Ok(metadata) => {
+                        names.push(((metadata.ctime(), metadata.ctime_nsec()), near, other));
+                    }
+                    Err(error) => all_seen &= is_absent(&error),
                 }
             }
         }
         all_seen
     }
 
-    /// A directory that was made for the copy is watched from now on, if files in it are meant.
-    fn meet_directories_below(&mut self, directory: usize, name: &OsStr) {
-        let Ok(entries) = std::fs::read_dir(&self.directories[directory].path) else {
-            return;
+    /// A directory that was made for the copy is watched from now on, if files in it are meant. Whether
+    /// all could be seen.
+    fn meet_directories_below(&mut self, directory: usize, name: &OsStr) -> bool {
+        let mut all_seen = true;
+        let entries = match self.calls.list(&self.directories[directory].path) {
+            Ok(entries) => entries,
+            Err(error) => return is_absent(&error),
         };
         let mut rotated = name.to_owned();
         rotated.push(".1");
-        for entry in entries.flatten() {
+        for entry in entries {
+            let Ok(entry) = entry else {
+                return false;
+            };
             let below = entry.path();
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let is_directory = match entry.file_type() {
+                Ok(kind) => kind.is_dir(),
+                Err(error) => {
+                    all_seen &= is_absent(&error);
+                    false
+                }
+            };
             let is_meant = |name: &OsStr| self.patterns.matches(&below.join(name));
             if is_directory && (is_meant(name) || is_meant(&rotated)) {
                 self.directory(&below);
             }
         }
+        all_seen
     }
 
     /// The directory, and the watched ones above, below and beside it.
@@ -286,6 +342,7 @@ impl FileSource {
         let cut = epoch.size_seen.saturating_sub(copy.size.max(epoch.offset));
         epoch.account.cut += cut;
         self.audit.unread(&original, cut, epoch.cut_by, out);
+        let was_open = epoch.content.is_some();
         let old = std::mem::replace(&mut epoch.key, copy.key);
         epoch.codec = copy.content.codec();
         epoch.place = Some(path);
@@ -313,6 +370,8 @@ impl FileSource {
         self.note(id, out);
         if has_nothing_new {
             self.close_finished(id, out);
+        } else if !was_open {
+            self.holds(id);
         }
         self.queue(id.lineage);
     }
@@ -373,6 +432,8 @@ impl FileSource {
         let was_empty = held.is_some_and(|at| self.suspects[at].size == 0 && opened.size > 0);
         if let Some(at) = held.filter(|_| !was_empty) {
             let suspect = &mut self.suspects[at];
+            suspect.directory = directory;
+            name.clone_into(&mut suspect.name);
             if suspect.size != opened.size {
                 suspect.size = opened.size;
                 suspect.changed_at = now.monotonic;
@@ -384,6 +445,8 @@ impl FileSource {
         if !self.begins_like_a_neighbour(directory, name, opened) {
             return false;
         }
+        let held = self.suspects.iter().filter(|it| it.file.is_some()).count();
+        let file = (held < SUSPECTS_OPEN_MAX).then(|| opened.file.try_clone().ok());
         self.suspects.push(Suspect {
             directory,
             name: name.to_owned(),
@@ -392,6 +455,7 @@ impl FileSource {
             passed_over: opened.passed_over,
             size: opened.size,
             changed_at: now.monotonic,
+            file: file.flatten(),
         });
         true
     }
@@ -445,19 +509,59 @@ impl FileSource {
         }
     }
 
-    /// Reads suspects as files of their own once nothing came of the suspicion.
+    /// Reads suspects as files of their own once nothing came of the suspicion, also those that were
+    /// deleted or renamed meanwhile.
     pub(super) fn judge_suspects(&mut self, out: &mut Outlet<'_>) {
-        let now = out.now().monotonic;
-        let is_over = |suspect: &mut Suspect| now.saturating_sub(suspect.changed_at) >= COPY_GRACE;
+        let now = out.now();
+        let is_over =
+            |suspect: &mut Suspect| now.monotonic.saturating_sub(suspect.changed_at) >= COPY_GRACE;
         for suspect in self.suspects.extract_if(.., is_over).collect::<Vec<_>>() {
-            let path = self.directories[suspect.directory].path.join(&suspect.name);
-            if let Ok(Some(mut opened)) = self.open(&path)
-                && !self.known.contains_key(&opened.key)
-            {
-                opened.from = suspect.from;
-                opened.passed_over = suspect.passed_over;
-                self.begin(suspect.directory, &suspect.name, opened, out);
+            if self.known.contains_key(&suspect.key) {
+                continue;
             }
+            let path = self.directories[suspect.directory].path.join(&suspect.name);
+            let is_there = match self.open_or_make_room(&path, now) {
+                Ok(Some(mut opened)) if opened.key == suspect.key => {
+                    opened.from = suspect.from;
+                    opened.passed_over = suspect.passed_over;
+                    self.begin(suspect.directory, &suspect.name, opened, out);
+                    continue;
+                }
+                Ok(other) => other.is_some(),
+                Err(error) if is_absent(&error) => false,
+                // What cannot be seen is not absent.
+                Err(error) => {
+                    self.say_unreadable(&path, &error);
+                    self.suspects.push(suspect);
+                    continue;
+                }
+            };
+            if is_there {
+                self.looks.insert((suspect.directory, suspect.name.clone()));
+            }
+            self.begin_gone(suspect, &path, out);
+        }
+    }
+
+    /// Reads a suspect that its name does not lead to any more, or counts what is lost with it.
+    fn begin_gone(&mut self, suspect: Suspect, path: &Path, out: &mut Outlet<'_>) {
+        let Some(file) = suspect.file else {
+            let unread = suspect.size.saturating_sub(suspect.from);
+            return self.audit.unread(path, unread, Why::Deleted, out);
+        };
+        let opened = Opened {
+            size: file
+                .metadata()
+                .map_or(suspect.size, |metadata| metadata.len()),
+            file,
+            key: suspect.key,
+            from: suspect.from,
+            codec: Codec::None,
+            passed_over: suspect.passed_over,
+        };
+        self.begin(suspect.directory, &suspect.name, opened, out);
+        if let Some(&id) = self.known.get(&suspect.key) {
+            self.detach_named(id.lineage, out.now());
         }
     }
 }

@@ -1,23 +1,41 @@
 //! Which files stay open.
 //!
-//! There are a source's share of the configured number, and no more. Idle files that their path still
-//! names are closed first: they are opened again when an event comes. Then those that wait to be read:
-//! they are opened again when their turn comes. A rotated, deleted or truncated file is not closed before
-//! its end: its descriptor is the surest way to it, or the only one.
+//! There are a source's share of the configured number, and no more. When one more is to be opened,
+//! others are closed in this order:
+//!
+//! 1. Rotated files that are read to their end. They wait for a late writer, of which there is hardly
+//!    ever one; should it come, its line is found by the name: at once where an event tells of it, at the
+//!    next look at everything elsewhere. An idle file that is written and then deleted while it is closed
+//!    is lost, so these go first.
+//! 2. Idle files that their path still names: they are opened again when an event comes.
+//! 3. Those that wait to be read: they are opened again when their turn comes.
+//!
+//! Rotated and deleted files that are not at their end come last, since their descriptor is the surest
+//! way to them, or the only one: they may take what the process has, up to half of its limit. Beyond it
+//! those are closed that have a name by which they are found again. The last rotated goes first: it is
+//! read last, and its name will be there for longest. When all that is left are deleted ones, the one that
+//! was deleted first is given up: its bytes are counted.
 //!
 //! Without need, too, idle files are closed after a while, but for the few that grew last: a file that is
 //! written and deleted at once is still delivered while it is open.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::audit::{Ending, Why};
+use super::content::Content;
 use super::discovery::Opened;
+use super::find::{Listings, path_of};
+use super::kernel;
 use super::lineage::Life;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
-use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER};
+use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE};
+use crate::pipeline::Outlet;
 
 /// The open files of a source.
 #[derive(Debug, Default)]
@@ -26,6 +44,10 @@ pub(super) struct Descriptors {
     open: VecDeque<EpochId>,
     /// When idle ones are closed next.
     next_close: Duration,
+    /// Finished files that were closed before a late writer's time was over, by the number of the inode.
+    late: HashMap<u64, EpochId>,
+    /// Those of them that nobody was told of yet.
+    untold: Vec<EpochId>,
 }
 
 /// What an open file is needed for, the least first.
@@ -33,11 +55,14 @@ pub(super) struct Descriptors {
 enum Need {
     /// It is closed already.
     Closed,
+    /// It is finished, and should a late writer come, its name tells.
+    Finished,
     /// Its path names it, and nothing was written for a while.
     Idle,
-    /// Its path names it, and there is something to read; or it is finished, and a late writer could come.
+    /// Its path names it, and there is something to read; or it is finished and deleted, and somebody has
+    /// it open.
     Waiting,
-    /// Its path does not name it any more.
+    /// Its path does not name it any more, and there may be something to read.
     Detached,
 }
 
@@ -49,21 +74,34 @@ impl Descriptors {
 }
 
 impl FileSource {
-    /// A file was opened. When too many are, another one is closed.
+    /// A file was opened. When too many are, others are closed.
     pub(super) fn opened(&mut self, newest: EpochId, now: Now) {
         self.descriptors.open.push_back(newest);
+        let (now, but) = (now.monotonic, Some(newest));
         if self.descriptors.open.len() > self.config.files_open_max {
-            self.close_one(Some(newest), now.monotonic);
+            self.close_one(but, now);
         }
+        while self.descriptors.open.len() > self.config.files_detached_max
+            && self.close_unread(but, now)
+        {}
     }
 
-    /// Closes files that were idle for a while, but for those that grew last.
+    /// A file goes on in another one, which is open too. It counts from now on, and room for it is made
+    /// later: who is at work on some files does not find others closed.
+    pub(super) fn holds(&mut self, id: EpochId) {
+        self.descriptors.open.push_back(id);
+    }
+
+    /// Closes what is more than may be open, and files that were idle for a while, but for those that grew last.
     pub(super) fn close_idle(&mut self, now: Now) {
         let now = now.monotonic;
         if self.descriptors.next_close > now {
             return;
         }
         self.descriptors.next_close = now + IDLE_CLOSED_AFTER / 2;
+        while self.descriptors.open.len() > self.config.files_open_max && self.close_one(None, now)
+        {
+        }
         let mut idle = Vec::new();
         let mut open = std::mem::take(&mut self.descriptors.open);
         open.retain(|&id| match self.need(id, IDLE_CLOSED_AFTER, now) {
@@ -72,7 +110,7 @@ impl FileSource {
                 idle.push((self.grown_at(id), id));
                 false
             }
-            Need::Waiting | Need::Detached => true,
+            Need::Finished | Need::Waiting | Need::Detached => true,
         });
         self.descriptors.open = open;
         let few = idle.len().saturating_sub(FILES_IDLE_OPEN);
@@ -110,19 +148,179 @@ impl FileSource {
     /// Closes the file that is needed least, of some that have been open for long; whether there is one
     /// less.
     fn close_one(&mut self, but: Option<EpochId>, now: Duration) -> bool {
-        for most in [Need::Idle, Need::Waiting] {
+        self.close_one_of(&[Need::Finished, Need::Idle, Need::Waiting], but, now)
+    }
+
+    fn close_one_of(&mut self, needs: &[Need], but: Option<EpochId>, now: Duration) -> bool {
+        for &most in needs {
             for _ in 0..self.descriptors.open.len().min(CANDIDATES) {
                 let Some(id) = self.descriptors.open.pop_front() else {
                     return false;
                 };
-                if self.need(id, IDLE, now) <= most && Some(id) != but {
-                    self.close(id, now);
-                    return true;
+                match self.need(id, IDLE, now) {
+                    Need::Closed => {}
+                    need if need <= most && Some(id) != but => {
+                        self.close(id, now);
+                        return true;
+                    }
+                    _ => self.descriptors.open.push_back(id),
                 }
-                self.descriptors.open.push_back(id);
             }
         }
         false
+    }
+
+    /// Closes another one, of all there are: at worst a rotated file that is found again by its name.
+    fn close_unread(&mut self, but: Option<EpochId>, now: Duration) -> bool {
+        self.drop_closed(now);
+        let open = self.descriptors.open.iter();
+        let mut by_need: Vec<_> = open
+            .filter(|id| Some(**id) != but)
+            .map(|&id| (self.need(id, IDLE, now), self.detached_at(id), id))
+            .collect();
+        // The last rotated first.
+        by_need.sort_by_key(|&(need, at, id)| (need, std::cmp::Reverse((at, id.number))));
+        let found = by_need
+            .into_iter()
+            .find(|&(need, _, id)| need < Need::Detached || self.keep_name(id));
+        let Some((_, _, id)) = found else {
+            return false;
+        };
+        self.descriptors.open.retain(|open| *open != id);
+        self.close(id, now);
+        true
+    }
+
+    /// Whether a file that its path does not name has another name now, which is kept.
+    fn keep_name(&mut self, id: EpochId) -> bool {
+        let epoch = self.epoch(id);
+        let Some((epoch, name)) = epoch.and_then(|epoch| {
+            let name = kernel::name_of(epoch.content.as_ref()?.file())?;
+            Some((epoch, name))
+        }) else {
+            return false;
+        };
+        epoch.place = Some(name);
+        true
+    }
+
+    /// Gives up deleted files that are not read to their end, when they are more than can be held. The
+    /// file that was opened last is not closed for them: it would be deleted in its turn, unseen.
+    pub(super) fn give_up_deleted(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        while self.descriptors.open.len() > self.config.files_detached_max {
+            self.drop_closed(now);
+            let open = self.descriptors.open.iter().copied();
+            let deleted = open.filter(|&id| self.is_deleted(id));
+            match deleted.min_by_key(|&id| (self.detached_at(id), id.number)) {
+                Some(id) => {
+                    self.descriptors.open.retain(|open| *open != id);
+                    self.give_up_unread(id, out);
+                }
+                None if self.close_unread(None, now) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn drop_closed(&mut self, now: Duration) {
+        let mut open = std::mem::take(&mut self.descriptors.open);
+        open.retain(|&id| self.need(id, IDLE, now) != Need::Closed);
+        self.descriptors.open = open;
+    }
+
+    /// Whether a file is read, and has no name.
+    fn is_deleted(&self, id: EpochId) -> bool {
+        let lineage = self.lineages[id.lineage].as_ref();
+        let mut epochs = lineage.iter().flat_map(|lineage| &lineage.epochs);
+        let epoch = epochs.find(|epoch| epoch.number == id.number);
+        epoch.is_some_and(|epoch| {
+            let content = epoch.content.as_ref();
+            epoch.life != Life::Named && content.is_some_and(|it| is_unlinked(it.file()))
+        })
+    }
+
+    fn give_up_unread(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let path = lineage.path.clone();
+        let Some(epoch) = lineage.epoch(id.number) else {
+            return;
+        };
+        let length = epoch.content.as_ref().map(Content::length);
+        let rest = length.and_then(|length| Some(length.ok()?.saturating_sub(epoch.offset)));
+        let why = Why::NoDescriptor;
+        self.audit.closed(&path, epoch, Ending { rest, why }, out);
+        epoch.account.is_closed = true;
+        epoch.content = None;
+        epoch.finish(out.now());
+        self.remembering.insert(id.lineage);
+        self.note(id, out);
+        self.queue(id.lineage);
+    }
+
+    /// Tells of the finished files that were closed for others.
+    pub(super) fn tell_closed(&mut self, out: &mut Outlet<'_>) {
+        for id in std::mem::take(&mut self.descriptors.untold) {
+            self.note(id, out);
+            self.close_finished(id, out);
+        }
+    }
+
+    /// Whether what is written under names that are not followed can be a late writer's line.
+    pub(super) fn awaits_late(&self) -> bool {
+        !self.descriptors.late.is_empty()
+    }
+
+    /// Something happened to a name that is not followed: it may be a finished file's by now.
+    pub(super) fn look_for_late(&mut self, path: &Path, now: Now) {
+        if !self.awaits_late() {
+            return;
+        }
+        let inode = fs::symlink_metadata(path).map(|metadata| metadata.ino());
+        let late = inode
+            .ok()
+            .and_then(|inode| self.descriptors.late.get(&inode));
+        if let Some(&id) = late
+            && let Ok(Some(opened)) = self.open_or_make_room(path, now)
+            && self.known_as(&opened) == Some(id)
+        {
+            self.found_elsewhere(id, path.to_owned(), opened, now);
+        }
+    }
+
+    /// Looks whether finished files that were closed early have grown, the last time when a late writer's
+    /// time is over.
+    pub(super) fn look_at_late(&mut self, now: Now) {
+        let late: Vec<_> = std::mem::take(&mut self.descriptors.late)
+            .into_iter()
+            .collect();
+        let mut sought = Vec::new();
+        for (inode, id) in late {
+            let lineage = self.lineages[id.lineage].as_ref();
+            let Some((lineage, epoch)) = lineage.and_then(|lineage| {
+                let mut epochs = lineage.epochs.iter();
+                Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
+            }) else {
+                continue;
+            };
+            if let (Life::Finished(since), None) = (epoch.life, &epoch.content) {
+                if now.monotonic.saturating_sub(since) < LATE {
+                    self.descriptors.late.insert(inode, id);
+                }
+                sought.push((id, lineage.position(epoch)));
+            }
+        }
+        let mut listings = Listings::of(sought.iter().map(|(_, position)| position));
+        for (id, position) in &sought {
+            let path = path_of(position);
+            if let Ok(Some((place, opened))) = self.find_listed(&path, position, &mut listings)
+                && opened.size != position.offset
+            {
+                self.found_elsewhere(*id, place, opened, now);
+            }
+        }
     }
 
     fn close(&mut self, id: EpochId, now: Duration) {
@@ -136,7 +334,13 @@ impl FileSource {
             {
                 tracing::debug!(source = self.config.name, %error, "closed without a look at it");
             }
-            epoch.content = None;
+            let closed = epoch.content.take();
+            if epoch.is_finished() {
+                self.descriptors.untold.push(id);
+                if !closed.is_some_and(|content| is_unlinked(content.file())) {
+                    self.descriptors.late.insert(epoch.key.inode, id);
+                }
+            }
         }
         // What reading takes is made again when it goes on.
         if !lineage.queued {
@@ -150,14 +354,34 @@ impl FileSource {
         };
         let mut epochs = lineage.epochs.iter();
         let epoch = epochs.find(|epoch| epoch.number == id.number);
-        let Some(epoch) = epoch.filter(|epoch| epoch.content.is_some()) else {
+        let Some((epoch, content)) = epoch.and_then(|it| Some((it, it.content.as_ref()?))) else {
             return Need::Closed;
         };
         let is_idle = !lineage.queued && now.saturating_sub(epoch.grown_at) >= idle;
         match epoch.life {
             Life::Named if is_idle => Need::Idle,
-            Life::Named | Life::Finished(_) => Need::Waiting,
+            Life::Named => Need::Waiting,
+            Life::Finished(_) if content.length().is_ok_and(|length| length != epoch.offset) => {
+                Need::Detached
+            }
+            Life::Finished(_) if is_unlinked(content.file()) && !content.is_closed() => {
+                Need::Waiting
+            }
+            Life::Finished(_) => Need::Finished,
             Life::Detached(_) | Life::Truncated(_) | Life::Missing(_) => Need::Detached,
+        }
+    }
+
+    /// Since when its path does not name a file.
+    fn detached_at(&self, id: EpochId) -> Duration {
+        let lineage = self.lineages[id.lineage].as_ref();
+        let mut epochs = lineage.iter().flat_map(|lineage| &lineage.epochs);
+        match epochs
+            .find(|epoch| epoch.number == id.number)
+            .map(|epoch| epoch.life)
+        {
+            Some(Life::Detached(since) | Life::Finished(since)) => since,
+            _ => Duration::ZERO,
         }
     }
 
@@ -167,6 +391,10 @@ impl FileSource {
         let epoch = epochs.find(|epoch| epoch.number == id.number);
         epoch.map_or(Duration::ZERO, |epoch| epoch.grown_at)
     }
+}
+
+fn is_unlinked(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// Whether an error says that the process or the system has no descriptor left.

@@ -45,10 +45,11 @@ impl FileSource {
 
     /// Looks at what a path names now.
     fn look(&mut self, directory: usize, name: &OsStr, out: &mut Outlet<'_>) {
-        if !self.is_meant(directory, name) {
-            return self.path_gone(directory, name, out.now());
-        }
         let path = self.directories[directory].path.join(name);
+        if !self.is_meant(directory, name) {
+            self.path_gone(directory, name, out.now());
+            return self.look_for_late(&path, out.now());
+        }
         match self.open_or_make_room(&path, out.now()) {
             Ok(Some(opened)) => {
                 self.unreadable.remove(&path);
@@ -191,7 +192,7 @@ impl FileSource {
     }
 
     /// Another path names a file that is or was read here.
-    fn found_elsewhere(&mut self, id: EpochId, path: PathBuf, opened: Opened, now: Now) {
+    pub(super) fn found_elsewhere(&mut self, id: EpochId, path: PathBuf, opened: Opened, now: Now) {
         if let Some(epoch) = self.epoch(id) {
             if epoch.life != Life::Named {
                 epoch.place = Some(path);
@@ -203,8 +204,11 @@ impl FileSource {
             // The size of a compressed copy says nothing.
             let is_itself = epoch.codec == Codec::None && epoch.key == opened.key;
             if epoch.is_finished() && is_itself && opened.size != epoch.offset {
-                epoch.content = Some(opened.file.into());
+                let was_open = epoch.content.replace(opened.file.into()).is_some();
                 epoch.life = Life::Finished(now.monotonic);
+                if !was_open {
+                    self.opened(id, now);
+                }
             }
             self.attention.insert(id.lineage);
         }

@@ -12,8 +12,9 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use model::position::{FileKey, KeyLevel};
@@ -297,6 +298,14 @@ mod handle {
     pub(super) fn has_no_writer(_: &File) -> bool {
         false
     }
+}
+
+/// The name that an open file has now, if it has one that leads to it.
+pub(super) fn name_of(file: &File) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let name = std::fs::read_link(link).ok()?;
+    let (own, named) = (file.metadata().ok()?, std::fs::metadata(&name).ok()?);
+    (own.ino() == named.ino() && own.dev() == named.dev()).then_some(name)
 }
 
 /// Whether no process has the file open for writing; `false` where that cannot be known.

@@ -124,6 +124,8 @@ pub struct FileConfig {
     pub long_lines: LongLines,
     /// Files held open at once.
     pub files_open_max: usize,
+    /// The same where they are rotated or deleted ones with unread bytes: what the process can have.
+    pub files_detached_max: usize,
     /// The names of all sources of the agent: what one of another name has read is free to take.
     pub beside: Vec<String>,
 }
@@ -309,6 +311,7 @@ impl Source for FileSource {
         self.poll(now);
         self.look_around(out);
         self.close_idle(now);
+        self.give_up_deleted(out);
         if self.next_attention <= now.monotonic {
             self.attend(out);
             self.next_attention = now.monotonic + ATTENTION_EVERY;
@@ -323,6 +326,7 @@ impl Source for FileSource {
             Some(_) => Blocked::Yes,
             None => self.read_ready(out),
         };
+        self.tell_closed(out);
         self.next(blocked, now)
     }
 
@@ -382,7 +386,7 @@ impl FileSource {
 
     fn written(&mut self, directory: usize, name: &OsStr) {
         let Some(&lineage) = self.directories[directory].names.get(name) else {
-            if self.is_meant(directory, name) {
+            if self.is_meant(directory, name) || self.awaits_late() {
                 self.looks.insert((directory, name.to_owned()));
             }
             return;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::discovery::is_absent;
 use super::pattern::Purpose;
-use super::{FileSource, Phase, StartAt, kernel, watch_hint};
+use super::{FileSource, Phase, StartAt, watch_hint};
 use crate::ambient::Now;
 use crate::limits::{
     OVERFLOW_SHARE, POLL_EVERY, RECONCILE_EVERY, RECONCILE_SHARE, STAT_CYCLE, STAT_FILES_MIN,
@@ -67,8 +67,10 @@ pub(super) struct Passes {
     /// Directories that no event tells of.
     polled: std::collections::BTreeSet<usize>,
     next_poll: Duration,
-    /// That directories are polled was said.
+    /// That directories are polled because they cannot be watched was said.
     is_polling_told: bool,
+    /// The same because no event tells what others do in them.
+    is_sharing_told: bool,
 }
 
 impl Directory {
@@ -133,9 +135,10 @@ impl FileSource {
         }
         let was_doubtful = std::mem::take(&mut self.passes.is_all_doubtful);
         let strangers = std::mem::take(&mut self.passes.strangers);
-        self.meet_strangers(strangers, out);
+        self.meet_strangers(&strangers, out);
         self.look_around(out);
         self.seek_missing(out);
+        self.look_at_late(now);
         self.forget_gone(out);
         out.spool().remember_source(&self.config.name);
         if self.phase == Phase::FirstEver && self.config.start_at == StartAt::End {
@@ -386,10 +389,15 @@ impl FileSource {
             None => Ok(()),
         };
         match watched {
-            Ok(()) if self.watch.is_some() && kernel::is_event_reliable(path) => {
+            Ok(()) if self.watch.is_some() && self.calls.is_event_reliable(path) => {
                 self.passes.polled.remove(&number);
             }
             Ok(()) => {
+                let is_unreliable = self.watch.is_some();
+                if is_unreliable && !std::mem::replace(&mut self.passes.is_sharing_told, true) {
+                    tracing::info!(source = self.config.name, path = %path.display(),
+                        "others write to this file system too, files are polled");
+                }
                 self.passes.polled.insert(number);
             }
             // What is to come is heard of from where it will be.

@@ -84,14 +84,14 @@ impl FileSource {
             }
         };
         let names = entries.flatten().map(|entry| entry.file_name());
-        let names = names.map(|name| (last.directory, name)).collect();
-        self.meet_strangers(names, out);
+        let names: Vec<_> = names.map(|name| (last.directory, name)).collect();
+        self.meet_strangers(&names, out);
     }
 
     /// Begins those of these files that must have come and gone as followed ones while nobody looked:
     /// they bear a rotated name of a path, were never met, are no copies, and are younger than the last
     /// file that the path was seen to name.
-    pub(super) fn meet_strangers(&mut self, names: Vec<(usize, OsString)>, out: &mut Outlet<'_>) {
+    pub(super) fn meet_strangers(&mut self, names: &[(usize, OsString)], out: &mut Outlet<'_>) {
         let mut strangers: Vec<Stranger> = names
             .iter()
             .filter_map(|(directory, name)| self.stranger(*directory, name))
@@ -139,12 +139,11 @@ impl FileSource {
     /// When the newest file was made that a path was seen to name; `None` if nobody can tell.
     fn born_last(&self, lineage: &Lineage) -> Option<SystemTime> {
         let epoch = lineage.epochs.back()?;
-        let metadata = match &epoch.content {
-            Some(content) => content.file().metadata(),
-            None => {
-                let found = self.find(&lineage.path, &lineage.position(epoch)).ok()?;
-                found?.1.file.metadata()
-            }
+        let metadata = if let Some(content) = &epoch.content {
+            content.file().metadata()
+        } else {
+            let found = self.find(&lineage.path, &lineage.position(epoch)).ok()?;
+            found?.1.file.metadata()
         };
         metadata.ok()?.created().ok()
     }

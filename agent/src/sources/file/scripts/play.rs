@@ -551,7 +551,7 @@ impl Stage {
         let names = fs::read_dir(&self.world.logs).unwrap().count();
         let most = self.setting.sources * names.min(self.setting.files_open_max);
         let open = open_below(&self.world.logs);
-        if open > most + 99 {
+        if open > most {
             return Err(format!("{open} files are open, of {names} that are there"));
         }
         // What was read is remembered for a day.

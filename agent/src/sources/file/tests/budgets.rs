@@ -1,10 +1,14 @@
 //! What many files cost: descriptors, looks at the disk, batches.
 
+use std::fs;
 use std::time::Duration;
 
 use super::child::{child, is_child};
 use super::{expected, numbered};
-use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LOOK_EVERY, READ_BYTES};
+use crate::limits::{
+    FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
+};
+use crate::sources::file::audit::Why;
 use crate::testing::World;
 
 /// Names of which none could be another's after a rotation.
@@ -14,9 +18,9 @@ fn name(file: u32) -> String {
 
 /// Descriptors of this process that lead below the world's logs.
 fn open_files(world: &World) -> usize {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
     links
-        .filter_map(|link| std::fs::read_link(link.path()).ok())
+        .filter_map(|link| fs::read_link(link.path()).ok())
         .filter(|to| to.starts_with(&world.logs) && *to != world.logs)
         .count()
 }
@@ -111,7 +115,7 @@ fn a_process_without_descriptors_loses_nothing_and_goes_on() {
     world.rename(&name(7), "7.old");
     world.append(&name(7), &numbered(3..4));
     world.append("new.log", "new\n");
-    while let Ok(file) = std::fs::File::open("/dev/null") {
+    while let Ok(file) = fs::File::open("/dev/null") {
         taken.push(file);
     }
     world.run_for(Duration::from_secs(15));
@@ -135,7 +139,7 @@ fn a_file_that_may_not_be_read_for_a_while_goes_on_where_it_was() {
     }
     let allow = |world: &World, mode| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        std::fs::set_permissions(world.path("a.log"), mode).unwrap();
+        fs::set_permissions(world.path("a.log"), mode).unwrap();
     };
     let mut world = World::new();
     world.append("a.log", &numbered(0..10));
@@ -212,4 +216,119 @@ fn while_the_spool_is_full_files_are_looked_at_once_a_second_and_nothing_is_lost
     assert_eq!(world.lines_of("a.log").len(), 11);
     assert_eq!(world.lines_of("b.log"), expected(0..10));
     assert!(world.losses().is_empty());
+}
+
+/// Rotates a log as often as this, with ten lines in each file.
+fn rotate(world: &mut World, rotations: std::ops::Range<u32>, each: Duration) {
+    for number in rotations {
+        world.append("a.log", &numbered(number * 10..number * 10 + 10));
+        world.settle();
+        world.rename("a.log", &format!("a.log.{number}"));
+        world.run_for(each);
+    }
+}
+
+#[test]
+fn rotated_files_that_are_finished_are_closed_first_and_told_once() {
+    let mut world = World::new();
+    world.config.files_open_max = 20;
+    for file in 0..10 {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.settle();
+    for number in 0..40 {
+        rotate(&mut world, number..number + 1, Duration::from_millis(50));
+        assert!(open_files(&world) <= 20, "{}", open_files(&world));
+    }
+    // Idle files are written and deleted at once: they were not closed for the rotated ones.
+    for file in 0..10 {
+        world.append(&name(file), &numbered(1..2));
+        world.remove(&name(file));
+    }
+    world.run_for(LATE * 2);
+    for file in 0..10 {
+        assert_eq!(world.lines_of(&name(file)), expected(0..2));
+    }
+    assert_eq!(world.lines_of("a.log"), expected(0..400));
+    let closed = world.closed();
+    let told = closed.iter().filter(|(path, ..)| path.ends_with("a.log"));
+    assert_eq!(told.count(), 40);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn a_late_line_to_a_finished_file_that_was_closed_early_is_delivered() {
+    let mut world = World::new();
+    world.config.files_open_max = 2;
+    rotate(&mut world, 0..8, Duration::from_secs(1));
+    // It was shifted on since, and is told by an event.
+    world.rename("a.log.1", "a.log.0.1");
+    world.append("a.log.0.1", "late\n");
+    world.settle();
+    world.run_for(Duration::from_millis(200));
+    assert_eq!(world.lines_of("a.log").last().unwrap(), "late");
+    // Where no event tells of it, a look does.
+    fs::create_dir(world.path("unwatched")).unwrap();
+    fs::hard_link(world.path("a.log.2"), world.path("unwatched/a")).unwrap();
+    world.append("unwatched/a", "later\n");
+    world.run_for(RECONCILE_EVERY * 2);
+    let lines = world.lines_of("a.log");
+    assert_eq!(lines.last().unwrap(), "later");
+    assert_eq!(lines.len(), 82);
+    assert!(open_files(&world) <= 2);
+    world.run_for(LATE * 3);
+    assert_eq!(world.lines_of("a.log").len(), 82);
+    assert_eq!(world.closed().len(), 8);
+}
+
+/// A world whose spool is full, so that nothing is read.
+fn blocked() -> World {
+    let mut world = World::new();
+    world.config.files_open_max = 20;
+    world.config.files_detached_max = 30;
+    world.settle();
+    world.kill();
+    world.spool_config.bytes_max = 1;
+    world
+}
+
+#[test]
+fn rotated_files_that_wait_for_a_full_spool_are_bounded_and_found_again_by_their_names() {
+    let mut world = blocked();
+    world.append("b.log", "first\n");
+    world.settle();
+    for number in 0..60 {
+        rotate(&mut world, number..number + 1, Duration::from_millis(50));
+        assert!(open_files(&world) <= 30, "{}", open_files(&world));
+    }
+    // They are shifted on while they are closed.
+    for number in 0..60 {
+        let name = format!("a.log.{number}");
+        world.rename(&name, &format!("a.old.{number}"));
+    }
+    world.run_for(Duration::from_secs(1));
+    world.kill();
+    world.spool_config.bytes_max = 1 << 30;
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.lines_of("a.log").len(), 600);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn deleted_files_that_wait_for_a_full_spool_are_bounded_and_what_is_given_up_is_counted() {
+    let mut world = blocked();
+    let mut written = 0;
+    for number in 0..60 {
+        world.append("a.log", &numbered(number * 10..number * 10 + 10));
+        written += numbered(number * 10..number * 10 + 10).len() as u64;
+        world.settle();
+        world.remove("a.log");
+        world.run_for(Duration::from_millis(50));
+        assert!(open_files(&world) <= 30, "{}", open_files(&world));
+    }
+    let given_up = world.closed();
+    let why = |why| given_up.iter().filter(move |it| it.3 == why);
+    let lost: u64 = why(Why::NoDescriptor).map(|it| it.2.unwrap()).sum();
+    assert_eq!(why(Why::NoDescriptor).count(), 30);
+    assert!(lost > 0 && lost < written);
 }

@@ -1,10 +1,12 @@
 //! Rotated files and copies, however fast they follow each other.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{expected, numbered};
+use crate::limits::{COPY_GRACE, POLL_EVERY, QUIET, SUSPECTS_OPEN_MAX};
 use crate::sources::file::calls::Call;
 use crate::testing::World;
 
@@ -86,4 +88,77 @@ fn a_file_that_cannot_be_opened_where_it_was_moved_to_is_found_by_its_name_and_i
     });
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.lines_of("a.log"), expected(0..30));
+}
+
+#[test]
+fn a_file_that_looked_like_a_copy_and_was_deleted_is_delivered() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    // Begins as the other does, and goes on otherwise.
+    world.append("a.log.1", &numbered(0..100));
+    world.settle();
+    assert!(world.lines_of("a.log.1").is_empty());
+    world.remove("a.log.1");
+    world.run_for(COPY_GRACE * 3);
+    assert_eq!(world.lines_of("a.log"), expected(0..10));
+    assert_eq!(world.lines_of("a.log.1"), expected(0..100));
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn more_files_that_looked_like_copies_and_were_deleted_than_are_held_open_are_counted() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    let more = 3;
+    for number in 0..SUSPECTS_OPEN_MAX + more {
+        world.append(&format!("a.log.{number}"), &numbered(0..100));
+    }
+    world.settle();
+    for number in 0..SUSPECTS_OPEN_MAX + more {
+        world.remove(&format!("a.log.{number}"));
+    }
+    world.run_for(COPY_GRACE * 3);
+    let delivered = world.lines().len() - 1;
+    assert_eq!(delivered, SUSPECTS_OPEN_MAX);
+    let lost = numbered(0..100).len() * more;
+    assert_eq!(world.losses(), [format!("deleted {more} {lost}")]);
+}
+
+#[test]
+fn a_copy_is_not_given_up_while_a_directory_cannot_be_listed() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    let mut begun = world.writer("a.log");
+    begun.write_all(b"half a line").unwrap();
+    world.settle();
+    world.calls.faults.fail(Call::List, "logs", libc::EMFILE);
+    world.copy_truncate("a.log", "a.log.1");
+    world.append("a.log", &numbered(20..30));
+    world.run_for(COPY_GRACE * 3);
+    assert!(world.losses().is_empty());
+    world.calls.faults.heal();
+    world.run_for(QUIET * 2);
+    let mut all = expected(0..10);
+    all.push("half a line".to_owned());
+    all.extend(expected(20..30));
+    assert_eq!(world.lines_of("a.log"), all);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn a_directory_whose_events_do_not_tell_all_is_polled() {
+    let mut world = World::new();
+    world.calls.faults.fail(Call::Watch, "logs", libc::ENOTSUP);
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    fs::create_dir(world.path("unwatched")).unwrap();
+    fs::hard_link(world.path("a.log"), world.path("unwatched/a")).unwrap();
+    world.append("unwatched/a", &numbered(10..20));
+    world.run_for(POLL_EVERY * 2);
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
 }
