@@ -445,9 +445,10 @@ impl FileSource {
             self.look_at_ready(out);
             return Blocked::Yes;
         }
-        for index in self.touched.drain(..) {
+        for index in std::mem::take(&mut self.touched) {
             if let Some(held) = &mut self.lineages[index] {
                 held.touched = false;
+                self.open_waiting(index, out);
             }
         }
         let mut budget = TURN_BYTES_MAX;

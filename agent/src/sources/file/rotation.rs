@@ -77,8 +77,12 @@ impl FileSource {
 
     /// Opens the path's present file for a look when it waits for its turn and was closed meanwhile.
     pub(super) fn open_waiting(&mut self, index: usize, out: &mut Outlet<'_>) {
-        let named = self.lineages[index].as_mut().and_then(Lineage::named);
-        if let Some(number) = named.map(|epoch| epoch.number) {
+        let Some(lineage) = &mut self.lineages[index] else {
+            return;
+        };
+        let current = lineage.current().map(|(_, epoch)| epoch.number);
+        let named = lineage.named().map(|epoch| epoch.number);
+        if let Some(number) = named.filter(|_| named != current) {
             let lineage = index;
             self.open_epoch(EpochId { lineage, number }, out);
         }
