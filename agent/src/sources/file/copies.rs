@@ -9,7 +9,6 @@
 //! while.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -493,7 +492,13 @@ impl FileSource {
         let mut theirs = [0; HEAD_BYTES];
         let read = match &epoch.content {
             Some(content) => read_at(content.file(), &mut theirs, 0),
-            None => File::open(&original.path).and_then(|file| read_at(&file, &mut theirs, 0)),
+            // Anything may be there by now, also a pipe.
+            None => match self.open(&original.path) {
+                Ok(Some(opened)) if opened.key == epoch.key => {
+                    read_at(&opened.file, &mut theirs, 0)
+                }
+                _ => return false,
+            },
         };
         let Ok(length) = read else {
             return false;

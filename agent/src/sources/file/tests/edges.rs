@@ -314,3 +314,38 @@ fn what_may_be_a_copy_at_the_very_first_start_is_begun_at_its_end_too() {
     assert_eq!(world.lines_of("a.log"), ["new"]);
     assert_eq!(world.lines_of("a.log.1"), ["newer"]);
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_closed_file_does_not_block_a_turn() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.files_open_max = 1;
+    world.append("a.log", &numbered(0..3));
+    world.append("z.log", &numbered(0..3));
+    world.settle();
+    world.run_for(Duration::from_secs(3));
+    world.append("z.log", &numbered(3..4));
+    world.settle();
+    world.remove("a.log");
+    let pipe = world.path("a.log");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    world.append("a.log.1", "something else\n");
+    let (done, is_done) = std::sync::mpsc::channel();
+    // Whoever opens the pipe waits for a writer, which comes only after a while.
+    let release = std::thread::spawn(move || {
+        let was_done = is_done.recv_timeout(Duration::from_secs(10)).is_ok();
+        if !was_done {
+            drop(
+                std::fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(pipe),
+            );
+        }
+        was_done
+    });
+    world.turn();
+    done.send(()).ok();
+    assert!(release.join().unwrap(), "a turn waits for a writer");
+}
