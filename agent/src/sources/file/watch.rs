@@ -23,7 +23,8 @@ use crate::limits::{DEAF_MAX, DEAF_MIN};
 /// The watched directories of a source, each with the number that the source gave it.
 pub(super) struct Watch {
     inotify: OwnedFd,
-    directories: HashMap<i32, usize>,
+    /// By the kernel's number. It has one for each inode, which several paths may name.
+    directories: HashMap<i32, Vec<usize>>,
     watches: HashMap<usize, i32>,
     buffer: Box<[MaybeUninit<u8>]>,
     /// The kernel keeps so many events, then it drops them.
@@ -83,14 +84,21 @@ impl Watch {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         let id = add_watch(&self.inotify, path, what)?;
-        self.directories.insert(id, directory);
+        let named = self.directories.entry(id).or_default();
+        if !named.contains(&directory) {
+            named.push(directory);
+        }
         if let Some(old) = self.watches.insert(directory, id)
             && old != id
-            && self.directories.remove(&old).is_some()
+            && let Some(named) = self.directories.get_mut(&old)
         {
-            // The kernel may have dropped it already.
-            let removed = remove_watch(&self.inotify, old);
-            tracing::debug!(?removed, path = %path.display(), "another directory is watched");
+            named.retain(|&it| it != directory);
+            if named.is_empty() {
+                self.directories.remove(&old);
+                // The kernel may have dropped it already.
+                let removed = remove_watch(&self.inotify, old);
+                tracing::debug!(?removed, path = %path.display(), "another directory is watched");
+            }
         }
         Ok(())
     }
@@ -119,7 +127,7 @@ impl Watch {
         let mut count = 0;
         let mut events = Reader::new(&self.inotify, &mut self.buffer);
         // The two halves of a rename follow each other and share a cookie.
-        let mut moved: Option<(u32, Spot)> = None;
+        let mut moved: Option<Moved> = None;
         loop {
             let event = match events.next() {
                 Ok(event) => event,
@@ -137,37 +145,71 @@ impl Watch {
                 each(Hint::Tree);
                 continue;
             }
-            let Some(&directory) = self.directories.get(&event.wd()) else {
+            let Some(directories) = self.directories.get(&event.wd()) else {
                 continue;
             };
-            let Some(name) = event.file_name() else {
+            let Some(name) = event
+                .file_name()
+                .filter(|_| !flags.contains(ReadFlags::ISDIR))
+            else {
                 each(Hint::Tree);
                 continue;
             };
             let name = OsStr::from_bytes(name.to_bytes());
-            if flags.contains(ReadFlags::ISDIR) {
-                each(Hint::Tree);
-            } else if flags.intersects(ReadFlags::MODIFY) {
-                each(Hint::Written { directory, name });
-            } else {
-                each(Hint::Named { directory, name });
-                let spot = Spot {
-                    directory,
+            for &directory in directories {
+                each(if flags.intersects(ReadFlags::MODIFY) {
+                    Hint::Written { directory, name }
+                } else {
+                    Hint::Named { directory, name }
+                });
+            }
+            if flags.contains(ReadFlags::MOVED_FROM) {
+                moved = Some(Moved {
+                    cookie: event.cookie(),
+                    watch: event.wd(),
                     name: name.to_owned(),
-                };
-                if flags.contains(ReadFlags::MOVED_FROM) {
-                    moved = Some((event.cookie(), spot));
-                } else if flags.contains(ReadFlags::MOVED_TO)
-                    && let Some((_, from)) = moved.take_if(|(cookie, _)| *cookie == event.cookie())
-                {
-                    each(Hint::Moved { from, to: spot });
-                }
+                });
+            } else if flags.contains(ReadFlags::MOVED_TO)
+                && let Some(from) = moved.take_if(|moved| moved.cookie == event.cookie())
+                && let Some(sources) = self.directories.get(&from.watch)
+            {
+                tell_moved((sources, &from.name), (directories, name), each);
             }
         }
     }
 
     pub(super) fn event(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
+    }
+}
+
+/// The first half of a rename.
+struct Moved {
+    cookie: u32,
+    watch: i32,
+    name: OsString,
+}
+
+/// Tells of a rename by all paths of both directories; within one, by the same path before and after.
+fn tell_moved(
+    (sources, old): (&[usize], &OsStr),
+    (targets, new): (&[usize], &OsStr),
+    each: &mut dyn FnMut(Hint<'_>),
+) {
+    for &from in sources {
+        let is_same = targets.contains(&from);
+        for &to in targets.iter().filter(|&&to| !is_same || to == from) {
+            each(Hint::Moved {
+                from: Spot {
+                    directory: from,
+                    name: old.to_owned(),
+                },
+                to: Spot {
+                    directory: to,
+                    name: new.to_owned(),
+                },
+            });
+        }
     }
 }
 

@@ -101,3 +101,28 @@ fn what_to_raise_when_watches_run_out_is_said_with_its_present_value() {
     );
     assert_eq!(hint, wanted);
 }
+
+#[test]
+fn two_paths_to_one_directory_both_have_events() {
+    let mut world = World::new();
+    let link = world.logs.parent().unwrap().join("link");
+    std::os::unix::fs::symlink(&world.logs, &link).unwrap();
+    world.config.files = vec![
+        world.path("*.log").display().to_string(),
+        link.join("*.txt").display().to_string(),
+    ];
+    world.append("a.log", "1\n");
+    world.append("a.txt", "1\n");
+    world.run_for(Duration::from_secs(25));
+    world.append("a.log", "2\n");
+    world.append("a.txt", "2\n");
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.lines_of("a.log"), ["1", "2"]);
+    assert_eq!(world.lines_of("a.txt"), ["1", "2"]);
+    // No look at everything has met it under its own name.
+    world.append("b.log", "1\n");
+    world.run_for(Duration::from_secs(2));
+    world.rename("b.log", "b.old");
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.lines_of("b.log"), ["1"]);
+}
