@@ -86,6 +86,8 @@ pub(super) struct Epoch {
     pub(super) form: Option<Form>,
     /// The line at `offset` is longer than the limit, and does not end before this byte.
     pub(super) searched: u64,
+    /// The record at `offset` of several lines goes on in all lines that end before this byte.
+    pub(super) judged: u64,
     /// Over the first bytes that were seen, read or not.
     pub(super) head: Guard,
     /// Over the last bytes that were taken.
@@ -235,6 +237,7 @@ impl Epoch {
             offset: 0,
             form: None,
             searched: 0,
+            judged: 0,
             head: Guard::default(),
             tail: Guard::default(),
             size_seen: 0,
@@ -282,6 +285,7 @@ impl Epoch {
     pub(super) fn move_to(&mut self, offset: u64, tail: Guard) {
         self.offset = offset;
         self.searched = 0;
+        self.judged = 0;
         self.tail = tail;
     }
 

@@ -19,7 +19,7 @@ use super::content::Content;
 use super::encoding::Form;
 use super::holes::Gap;
 use super::lineage::{Epoch, Life, Lineage, seconds_of, tail_guard};
-use super::reader::{Filled, LastLine, Read, Reader, Taken, Target};
+use super::reader::{Filled, LastLine, NEWLINE_BYTES_MAX, Read, Reader, Taken, Target};
 use super::{EpochId, FileSource};
 use crate::limits::MULTILINE_PATTERN_BYTES_MAX;
 use crate::pipeline::{Outlet, Refused};
@@ -94,22 +94,33 @@ impl Multiline {
     }
 
     /// Where the last record begins among these lines, which another begins before. `bytes` begin at the
-    /// file's byte `from`, what is to be taken of them at `start`.
+    /// file's byte `from`, what is to be taken of them at `start`. Lines that end before the file's byte
+    /// `judged` are known not to begin one; if none does, that is known of more.
     pub(super) fn last_start(
         &self,
         form: Form,
         bytes: &[u8],
         start: usize,
         from: u64,
+        judged: &mut u64,
     ) -> Option<usize> {
         let mut text = Vec::new();
-        let mut end = form.last_line_end(bytes, start, from)?.newline;
-        while let Some(before) = form.last_line_end(&bytes[..end], start, from) {
+        let last = form.last_line_end(bytes, start, from)?;
+        let known = usize::try_from(judged.saturating_sub(from)).unwrap_or(usize::MAX);
+        // With the newline before the first line that was not judged.
+        let start = start.max(known.saturating_sub(NEWLINE_BYTES_MAX));
+        let mut end = last.newline;
+        while let Some(before) = bytes
+            .get(..end)
+            .filter(|_| start < end)
+            .and_then(|bytes| form.last_line_end(bytes, start, from))
+        {
             if self.begins(form.text(&bytes[before.next..end], &mut text)) {
                 return Some(before.next);
             }
             end = before.newline;
         }
+        *judged = from + last.next as u64;
         None
     }
 }
@@ -118,6 +129,11 @@ impl FileSource {
     /// Puts the record at the end of a finished file and the start of the next one together, if it is
     /// one.
     pub(super) fn join(&mut self, id: EpochId, out: &mut Outlet<'_>) -> io::Result<Join> {
+        self.open_following(id, out);
+        // A file of the same path may have been closed for that.
+        if !self.make_stream(id.lineage, out) {
+            return Ok(Join::Read(Read::NoRoom(Taken::default())));
+        }
         let (Some(multiline), Some(lineage)) =
             (&self.config.multiline, &mut self.lineages[id.lineage])
         else {
@@ -162,6 +178,26 @@ impl FileSource {
             placed: next,
         };
         self.reader.join(seam, &mut target)
+    }
+
+    /// Opens the file behind an epoch's that it could be joined with: more than one if some are empty.
+    fn open_following(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let mut tried = None;
+        while let Some(number) = self.closed_behind(id).filter(|&it| Some(it) != tried) {
+            tried = Some(number);
+            self.open_epoch(EpochId { number, ..id }, out);
+        }
+    }
+
+    /// The epoch behind this one, where its file is closed and this one has a record to join it with.
+    fn closed_behind(&self, id: EpochId) -> Option<u32> {
+        let lineage = self.lineages[id.lineage].as_ref()?;
+        let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
+        let at = numbers.position(|number| number == id.number)?;
+        let first = &lineage.epochs[at];
+        let next = &lineage.epochs[behind(lineage, at)?];
+        let is_wanted = self.config.multiline.is_some() && first.size_seen > first.offset;
+        (is_wanted && next.content.is_none()).then_some(next.number)
     }
 }
 
@@ -303,7 +339,7 @@ impl Reader {
         if self.gap(content, &filled, epoch.offset) != Gap::None {
             return Ok(None);
         }
-        self.grow(content, &mut filled)?;
+        self.grow(content, epoch, &mut filled)?;
         self.see_young(epoch, &filled);
         Ok(Some(filled))
     }
@@ -324,17 +360,22 @@ fn push(text: &[u8], placed: Vec<Placed>, target: &mut Target<'_, '_>) -> Result
     }
 }
 
-/// The epoch behind the one at this place, if it can be read from its start. One that was rotated empty
-/// is none.
+/// The epoch behind the one at this place, if it can be read from its start now.
 fn following(lineage: &Lineage, at: usize) -> Option<usize> {
+    behind(lineage, at).filter(|&next| lineage.epochs[next].content.is_some())
+}
+
+/// The same if it can be read from its start, now or once it is open. One that was rotated empty is
+/// none.
+fn behind(lineage: &Lineage, at: usize) -> Option<usize> {
     let is_empty = |epoch: &Epoch| {
         let content = epoch.content.as_ref();
         matches!(epoch.life, Life::Detached(_))
-            && epoch.offset == 0
-            && content.is_none_or(|it| it.length().is_ok_and(|it| it == 0) && it.is_closed())
+            && epoch.size_seen == 0
+            && content.is_some_and(|it| it.length().is_ok_and(|it| it == 0) && it.is_closed())
     };
     let mut behind = lineage.epochs.iter().enumerate().skip(at + 1);
     let (next_at, next) = behind.find(|(_, epoch)| !is_empty(epoch))?;
     let is_there = matches!(next.life, Life::Named | Life::Detached(_));
-    (is_there && next.offset == 0 && next.content.is_some()).then_some(next_at)
+    (is_there && next.offset == 0).then_some(next_at)
 }

@@ -167,6 +167,7 @@ impl Reader {
         if size < epoch.size_seen {
             let lost = epoch.size_seen - size;
             epoch.size_seen = size;
+            epoch.judged = 0;
             return Ok(Read::Shrunk(lost));
         }
         if is_unseen && epoch.offset == 0 {
@@ -216,7 +217,7 @@ impl Reader {
             return Ok(Read::Replaced);
         };
         match self.gap(content, &filled, epoch.offset) {
-            Gap::None => self.grow(content, &mut filled)?,
+            Gap::None => self.grow(content, epoch, &mut filled)?,
             gap => return self.pass_hole(content, epoch, target, gap),
         }
         let end = filled.from + filled.end as u64;
@@ -275,7 +276,7 @@ impl Reader {
             None => self.encoding.form(&self.buffer[..end]),
         };
         epoch.form = Some(form);
-        let whole = self.whole(form, &self.buffer[..end], back, from);
+        let whole = self.whole(form, &self.buffer[..end], back, from, &mut epoch.judged);
         Ok(Some(Filled {
             from,
             back,
@@ -303,11 +304,11 @@ impl Reader {
         begins
     }
 
-    /// How many bytes after `back` are whole records.
-    fn whole(&self, form: Form, bytes: &[u8], back: usize, from: u64) -> usize {
+    /// How many bytes after `back` are whole records. Lines before `judged` begin none.
+    fn whole(&self, form: Form, bytes: &[u8], back: usize, from: u64, judged: &mut u64) -> usize {
         let end = match &self.multiline {
             None => form.last_line_end(bytes, back, from).map(|line| line.next),
-            Some(multiline) => multiline.last_start(form, bytes, back, from),
+            Some(multiline) => multiline.last_start(form, bytes, back, from, judged),
         };
         end.map_or(0, |end| end - back)
     }
@@ -342,7 +343,12 @@ impl Reader {
     }
 
     /// Reads on until the buffer holds a whole line, where there is one below the limit.
-    pub(super) fn grow(&mut self, content: &mut Content, filled: &mut Filled) -> io::Result<()> {
+    pub(super) fn grow(
+        &mut self,
+        content: &mut Content,
+        epoch: &mut Epoch,
+        filled: &mut Filled,
+    ) -> io::Result<()> {
         let Filled {
             from, back, form, ..
         } = *filled;
@@ -359,7 +365,8 @@ impl Reader {
                 .last_line_end(&self.buffer[..end], unseen, from)
                 .is_some()
             {
-                filled.whole = self.whole(form, &self.buffer[..end], back, from);
+                let bytes = &self.buffer[..end];
+                filled.whole = self.whole(form, bytes, back, from, &mut epoch.judged);
             }
             filled.end = end;
         }
@@ -656,6 +663,7 @@ fn see_size(
     if size < epoch.size_seen {
         let lost = epoch.size_seen - size;
         epoch.size_seen = size;
+        epoch.judged = 0;
         return Ok(Some(lost));
     }
     epoch.saw_size(size, now);
@@ -663,6 +671,6 @@ fn see_size(
 }
 
 /// UTF-16's.
-const NEWLINE_BYTES_MAX: usize = 2;
+pub(super) const NEWLINE_BYTES_MAX: usize = 2;
 
 const BUFFER_BYTES: usize = READ_BYTES + HEAD_BYTES;

@@ -563,6 +563,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         tail: position.tail,
         form: None,
         searched: 0,
+        judged: 0,
         size_seen: position.offset,
         grown_at: now.monotonic,
         life: if position.finished_s.is_some() {

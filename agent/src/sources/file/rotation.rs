@@ -204,12 +204,12 @@ impl FileSource {
             LastLine::Wait => Ok(Join::Alone),
         };
         let read = match joined {
-            Ok(Join::Wait) => {
+            Ok(Join::Wait) if now.saturating_sub(since) < HOLD_MAX => {
                 self.attention.insert(id.lineage);
                 return Progress::None;
             }
             Ok(Join::Read(read)) => Ok(read),
-            Ok(Join::Alone) => self.read_epoch(id, last_line, out),
+            Ok(Join::Alone | Join::Wait) => self.read_epoch(id, last_line, out),
             Err(error) => Err(error),
         };
         let is_end = matches!(read, Ok(Read::End(_)));

@@ -7,8 +7,9 @@ use std::time::Duration;
 use commitlog::storage::faulty::FaultyDisk;
 use proptest::prelude::*;
 
-use crate::limits::{COPY_GRACE, READ_BYTES};
+use crate::limits::{COPY_GRACE, HOLD_MAX, READ_BYTES};
 use crate::sources::file::LongLines;
+use crate::sources::file::encoding::Encoding;
 use crate::sources::file::multiline::{Multiline, Rule, compile};
 use crate::testing::World;
 
@@ -272,4 +273,65 @@ proptest! {
         prop_assert_eq!(world.lines_of("a.log"), expected);
         prop_assert!(world.losses().is_empty());
     }
+}
+
+#[test]
+fn a_record_is_not_joined_over_a_file_that_is_closed() {
+    let mut world = World::new();
+    world.config.files_open_max = 1;
+    set_rule(&mut world, Rule::Start(compile("^S").unwrap()));
+    let mut writer = world.writer("a.log");
+    writer.write_all(b"S1\n  c1\n").unwrap();
+    world.settle();
+    world.rename("a.log", "old1");
+    world.append("a.log", "SB\n");
+    world.settle();
+    world.append("z.log", "S\n");
+    world.settle();
+    world.rename("a.log", "old2");
+    world.append("a.log", "  cC\n");
+    world.settle();
+    drop(writer);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.lines_of("a.log"), ["S1\n  c1", "SB\n  cC"]);
+}
+
+#[test]
+fn a_record_that_goes_on_over_a_rotation_for_long_holds_its_file_up_only_for_a_while() {
+    let mut world = world();
+    world.append("a.log", "one\n");
+    world.settle();
+    world.rename("a.log", "a.old");
+    let mut whole = Vec::new();
+    for _ in 0..2 * HOLD_MAX.as_secs() {
+        world.append("a.log", " goes on\n");
+        world.run_for(TIMEOUT / 2);
+        whole = world.lines_of("a.log");
+    }
+    assert_eq!(whole, ["one"]);
+}
+
+#[test]
+fn lines_that_were_judged_are_not_judged_again() {
+    let rule = Rule::Start(compile("^S").unwrap());
+    let multiline = Multiline {
+        rule,
+        timeout: TIMEOUT,
+    };
+    let form = Encoding::Utf8.form(b"");
+    let mut judged = 0;
+    let mut start = |bytes: &[u8]| multiline.last_start(form, bytes, 0, 10, &mut judged);
+    assert_eq!(start(b"S 1\n  2\n"), None);
+    assert_eq!(
+        start(b"S 1\nS 2\n  3\n"),
+        None,
+        "its second line was judged"
+    );
+    assert_eq!(start(b"S 1\nS 2\n  3\nS 4\n  5\n"), Some(12));
+    assert_eq!(
+        start(b"S 1\nS 2\n  3\nS 4\n  5\n  6\n"),
+        Some(12),
+        "it was not taken"
+    );
+    assert_eq!(judged, 10 + 12);
 }
