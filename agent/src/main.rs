@@ -200,8 +200,11 @@ async fn run_until_signal(config: AgentConfig, configured: &Configured) -> anyho
             () = running.failed() => break true,
             _ = hangup.recv() => {}
         }
+        // A reload may wait for room in the spool, which a part that has died never makes.
+        let failed = running.failed();
         tokio::select! {
             () = stop.next() => break false,
+            () = failed => break true,
             () = reload(&mut running, configured) => {}
         }
     };

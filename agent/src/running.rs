@@ -216,9 +216,9 @@ impl Running {
         Ok(difference)
     }
 
-    /// Waits until a part that must not end has ended.
-    pub async fn failed(&self) {
-        self.failed.cancelled().await;
+    /// Waits until a part that must not end has ended, whatever is done with the agent meanwhile.
+    pub fn failed(&self) -> impl Future<Output = ()> + use<> {
+        self.failed.clone().cancelled_owned()
     }
 
     /// Stops everything in order. An error says that a part had failed.
