@@ -9,6 +9,7 @@
 //! while.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,13 +158,14 @@ impl FileSource {
             self.looks.insert((copy.directory, copy.name.clone()));
             return self.absorb(id, copy, out);
         }
-        if self.may_be_vetted_for(id) {
+        let waited = out.now().monotonic.saturating_sub(since);
+        // What somebody goes on writing to may never be looked through.
+        if self.may_be_vetted_for(id) && waited < HOLD_MAX {
             return;
         }
         if let Some(copy) = short {
             return self.absorb(id, copy, out);
         }
-        let waited = out.now().monotonic.saturating_sub(since);
         // What cannot be seen is not absent.
         let grace = if all_seen { COPY_GRACE } else { HOLD_MAX };
         if waited >= grace || all_seen && !has_unread {

@@ -1,5 +1,6 @@
 //! What becomes of lines under everything that is done to log files. Paths are real, time is not.
 
+mod archives;
 mod audit;
 mod budgets;
 mod child;
