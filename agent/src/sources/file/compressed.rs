@@ -18,6 +18,7 @@ use liblzma::stream::{CONCATENATED, Stream};
 use model::position::Codec;
 
 use super::content::read_at;
+use super::encoding::MARK_BYTES;
 use crate::limits::{
     COMPRESSED_READ_BYTES, DECODER_BYTES_MAX, DECOMPRESS_STEP_BYTES, DECOMPRESSED_ALWAYS_BYTES,
     DECOMPRESSED_KEPT_BYTES, DECOMPRESSED_RATIO_MAX, ZSTD_WINDOW_LOG_MAX,
@@ -57,6 +58,8 @@ pub(super) struct Compressed {
     window: VecDeque<u8>,
     /// The content's byte that the window begins with.
     window_from: u64,
+    /// The content's first bytes, which are asked for by whoever begins far behind them.
+    first: Vec<u8>,
     end: Option<End>,
     /// How long the content is, once it was decompressed to its end.
     length: Option<u64>,
@@ -91,6 +94,7 @@ impl Compressed {
             decoder: None,
             window: VecDeque::new(),
             window_from: 0,
+            first: Vec::new(),
             end: None,
             length: None,
         }
@@ -172,6 +176,10 @@ impl Compressed {
     /// Fills as much of `buffer` as the content has from the byte `from` on. An error where it ends in
     /// another way than it should.
     pub(super) fn read_at(&mut self, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+        if from == 0 && self.window_from > 0 && buffer.len() <= self.first.len() {
+            buffer.copy_from_slice(&self.first[..buffer.len()]);
+            return Ok(buffer.len());
+        }
         if from < self.window_from {
             self.rest();
         }
@@ -233,6 +241,10 @@ impl Compressed {
                 return Ok(Step::Ended);
             }
             Ok(read) => {
+                if self.decoded() == self.first.len() as u64 {
+                    let missing = MARK_BYTES - self.first.len();
+                    self.first.extend(&bytes[..read.min(missing)]);
+                }
                 self.window.extend(&bytes[..read]);
                 let surplus = self.window.len().saturating_sub(DECOMPRESSED_KEPT_BYTES);
                 self.window.drain(..surplus);

@@ -21,7 +21,7 @@
 //! A stream that ends early is being written: it is looked through again when it has changed and is
 //! quiet. One that is damaged is not read, and that is said.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -39,6 +39,7 @@ use super::discovery::Opened;
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
+use super::reader::NEWLINE_BYTES_MAX;
 use super::{EpochId, FileSource, Phase, Progress, StartAt, kernel};
 use crate::ambient::Now;
 use crate::limits::{
@@ -57,7 +58,7 @@ pub(super) struct Vettings {
     /// The epoch that has a decoder to read with.
     awake: Option<EpochId>,
     /// Lineages that wait for one.
-    asleep: VecDeque<usize>,
+    asleep: BTreeSet<usize>,
     /// When those that wait are looked at again.
     next: Duration,
 }
@@ -214,7 +215,9 @@ impl FileSource {
 
     /// Whether time alone brings on what waits.
     pub(super) fn vets_at(&self) -> Option<Duration> {
-        if self.vettings.looking.is_some() {
+        let is_free = || self.vettings.awake.is_none_or(|id| !self.is_awake(id));
+        let is_awaited = !self.vettings.asleep.is_empty() && is_free();
+        if self.vettings.looking.is_some() || is_awaited {
             return Some(Duration::ZERO);
         }
         (!self.vettings.waiting.is_empty()).then_some(self.vettings.next)
@@ -628,16 +631,20 @@ impl FileSource {
             return None;
         };
         if !is_free {
-            self.vettings.asleep.push_back(id.lineage);
+            self.vettings.asleep.insert(id.lineage);
             return Some(Progress::None);
         }
         self.vettings.awake = Some(id);
-        let from = if offset < HEAD_BYTES as u64 {
-            0
+        let searched = epoch.searched;
+        let (from, next) = if searched > offset {
+            // A long line's end is looked for: its start lies behind.
+            (searched - NEWLINE_BYTES_MAX as u64, searched)
+        } else if offset < HEAD_BYTES as u64 {
+            (0, offset)
         } else {
-            offset - TAIL_BYTES as u64
+            (offset - TAIL_BYTES as u64, offset)
         };
-        let to = offset + (READ_BYTES + HEAD_BYTES) as u64;
+        let to = next + (READ_BYTES + HEAD_BYTES) as u64;
         match content.approach(from, to) {
             Ok(false) => Some(Progress::Some(DECOMPRESS_STEP_BYTES)),
             Ok(true) => match content.end() {
@@ -674,7 +681,7 @@ impl FileSource {
             return;
         }
         self.vettings.awake = None;
-        if let Some(lineage) = self.vettings.asleep.pop_front() {
+        if let Some(lineage) = self.vettings.asleep.pop_first() {
             self.queue(lineage);
         }
     }

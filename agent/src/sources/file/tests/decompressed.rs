@@ -247,3 +247,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_the_content_begins_is_told_without_going_back() {
+    let content: Vec<u8> = (0..DECOMPRESSED_KEPT_BYTES * 2).map(|n| n as u8).collect();
+    for codec in CODECS {
+        let mut compressed = Compressed::new(on_disk(&compress(codec, &content)), codec);
+        let at = (content.len() - 1000) as u64;
+        while !compressed.approach(at, at + 500).unwrap() {}
+        let decoded = compressed.decoded();
+        let mut first = [9; 3];
+        assert_eq!(compressed.read_at(&mut first, 0).unwrap(), 3);
+        assert_eq!((first, compressed.decoded()), ([0, 1, 2], decoded));
+    }
+}
