@@ -11,6 +11,7 @@ use std::sync::Arc;
 use commitlog::error::Result;
 use commitlog::storage::Storage;
 use commitlog::storage::disk::Disk;
+use model::position::Codec;
 
 use super::{FileRow, FileState, FilesReport, State};
 use crate::spool::stored_positions;
@@ -52,7 +53,10 @@ pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
             path: lineage,
             key: Some(position.key),
             epoch: Some((position.lineage, position.epoch)),
-            size: found.unwrap_or(position.offset),
+            // What a compressed file holds is not known from its length, and offsets count that.
+            size: found
+                .filter(|_| position.codec == Codec::None)
+                .unwrap_or(position.offset),
             offset: position.offset,
             state: match found {
                 _ if position.finished_s.is_some() => State::Finished,

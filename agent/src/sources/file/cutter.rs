@@ -225,8 +225,8 @@ impl Cutter<'_, '_, '_> {
         }
     }
 
-    /// The first so many bytes of a record's text, or a few less so that no character is cut, which the
-    /// rest continues.
+    /// The first so many bytes of a record's text, which the rest continues. Where text is decoded they may
+    /// be a few less, so that no character is cut; UTF-8 is taken as it is, and may be cut anywhere.
     fn piece(&mut self, record: Held, text_bytes_max: usize) -> Held {
         let (to, next) = if self.form.is_decoded() {
             let (end, form) = (self.text.len(), self.form);
