@@ -144,7 +144,7 @@ impl FileSource {
 
     /// Whether a file that was never met has not changed for longer than is wanted. Clocks may differ, and
     /// be set: a file from the future is not old.
-    fn is_old(&self, file: &File, now: Now) -> bool {
+    pub(super) fn is_old(&self, file: &File, now: Now) -> bool {
         let Some(oldest) = self.config.ignore_older else {
             return false;
         };

@@ -78,8 +78,8 @@ struct Waiting {
     is_put_off: bool,
     /// Since when epochs that it may be of were seen to change.
     doubted_at: Option<Duration>,
-    /// It was there before the very first start, and is not to be read.
-    is_passed_over: bool,
+    /// Why it is not to be read: it was there before the very first start, or is too old.
+    passed_over: Option<Why>,
 }
 
 /// The one that is looked through.
@@ -150,6 +150,13 @@ impl FileSource {
         let looking = self.vettings.looking.as_ref().map(|it| it.file.key);
         let mut keys = self.vettings.waiting.iter().map(|it| it.key).chain(looking);
         if !keys.any(|key| key == opened.key) && !self.is_refused(name, opened.key, stamp) {
+            let is_before = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
+            let is_old = self.is_old(&opened.file, now);
+            let passed_over = if is_before {
+                Some(Why::BeforeStart)
+            } else {
+                is_old.then_some(Why::Older)
+            };
             self.vettings.waiting.push_back(Waiting {
                 directory,
                 name: name.to_owned(),
@@ -160,8 +167,7 @@ impl FileSource {
                 is_said: false,
                 is_put_off: false,
                 doubted_at: None,
-                is_passed_over: self.phase == Phase::FirstEver
-                    && self.config.start_at == StartAt::End,
+                passed_over,
             });
         }
         true
@@ -447,7 +453,7 @@ impl FileSource {
             return self.is_copy(short.id, &file, content, out);
         }
         if self.is_meant(file.directory, &file.name) {
-            return self.begin_compressed(&file, content.codec(), out);
+            return self.begin_compressed(&file, &content, out);
         }
         self.refuse(&file, &candidates);
     }
@@ -568,21 +574,24 @@ impl FileSource {
     }
 
     /// The file is nobody's copy.
-    fn begin_compressed(&mut self, file: &Waiting, codec: Codec, out: &mut Outlet<'_>) {
+    fn begin_compressed(&mut self, file: &Waiting, content: &Compressed, out: &mut Outlet<'_>) {
         let path = self.path_of(file);
         if let Ok(Some(mut opened)) = self.open(&path)
             && opened.key == file.key
         {
-            opened.codec = codec;
+            opened.codec = content.codec();
             self.begin(file.directory, &file.name, opened, out);
         }
         let id = self.known.get(&file.key).copied();
-        if let Some(id) = id.filter(|_| file.is_passed_over)
+        if let Some((id, why)) = id.zip(file.passed_over)
             && let Some(epoch) = self.epoch(id)
         {
+            epoch.account.unread = content.length();
             epoch.finish(out.now());
             epoch.content = None;
+            self.audit.unread(&path, content.length(), why, out);
             self.note(id, out);
+            self.close_finished(id, out);
         }
     }
 

@@ -1,9 +1,14 @@
 //! Compressed files that somebody goes on writing to, and old ones.
 
+use std::fs;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use model::position::Codec;
+
+use super::decompressed::compress;
 use super::numbered;
+use crate::sources::file::audit::Why;
 use crate::testing::World;
 
 #[test]
@@ -29,4 +34,23 @@ fn a_compressed_stream_that_goes_on_being_written_does_not_hold_a_live_file_up()
         Some("new"),
         "after five minutes"
     );
+}
+
+#[test]
+fn ignore_older_holds_for_compressed_files() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.ignore_older = Some(Duration::from_hours(1));
+    let text = numbered(0..5000);
+    let bytes = compress(Codec::Gzip, text.as_bytes());
+    fs::write(world.path("b.log.gz"), bytes).unwrap();
+    let file = world.writer("b.log.gz");
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    file.set_modified(old).unwrap();
+    drop(file);
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.lines().get("b.log.gz").map(Vec::len), None);
+    let passed_over = Some(text.len() as u64);
+    let whole = ("b.log.gz".to_owned(), 0, passed_over, Why::Finished);
+    assert_eq!(world.closed(), [whole]);
 }
