@@ -348,10 +348,15 @@ impl FileSource {
         epoch.codec = copy.content.codec();
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;
-        // A copy that ends before what was read has nothing new, and its offset is not the epoch's.
         epoch.is_unseen = false;
         let has_nothing_new = copy.size < epoch.offset;
         if has_nothing_new {
+            // From now on the epoch is this file, which is known by its own size and content.
+            if let Some(file) = copy.content.plain()
+                && let Err(error) = self.reader.restart_at(file, epoch, copy.size)
+            {
+                tracing::debug!(source = self.config.name, %error, "a short copy is not known again");
+            }
             epoch.finish(now);
         } else {
             epoch.size_seen = copy.size;

@@ -19,6 +19,7 @@ mod reload;
 mod restarts;
 mod resume;
 mod rotation;
+mod short_copies;
 mod snapshot;
 mod waiting;
 mod watch;

@@ -1,0 +1,61 @@
+//! Copies that end before what was read of their file: they bring nothing new.
+
+use std::fs;
+use std::time::Duration;
+
+use super::{expected, numbered};
+use crate::testing::World;
+
+fn short_copy() -> World {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", &numbered(0..500));
+    world.settle();
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    // Written and read between the copy and the truncation.
+    world.append("a.log", &numbered(500..800));
+    world.settle();
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_secs(1));
+    world
+}
+
+#[test]
+fn a_copy_that_ends_before_what_was_read_is_never_read() {
+    let mut world = short_copy();
+    world.run_for(Duration::from_secs(180));
+    let mut all = expected(0..800);
+    all.push("new".to_owned());
+    let counts: Vec<(String, usize)> = world
+        .lines()
+        .into_iter()
+        .map(|(name, lines)| (name, lines.len()))
+        .collect();
+    assert_eq!(
+        counts,
+        [("a.log".to_owned(), all.len())],
+        "{:?}",
+        world.states()
+    );
+}
+
+#[test]
+fn a_copy_that_ends_before_what_was_read_is_never_read_after_a_restart() {
+    let mut world = short_copy();
+    world.stop();
+    world.run_for(Duration::from_secs(180));
+    let mut all = expected(0..800);
+    all.push("new".to_owned());
+    let counts: Vec<(String, usize)> = world
+        .lines()
+        .into_iter()
+        .map(|(name, lines)| (name, lines.len()))
+        .collect();
+    assert_eq!(
+        counts,
+        [("a.log".to_owned(), all.len())],
+        "{:?}",
+        world.states()
+    );
+}
