@@ -99,9 +99,8 @@ impl Multiline {
     pub(super) fn last_start(
         &self,
         form: Form,
-        bytes: &[u8],
+        (bytes, from): (&[u8], u64),
         start: usize,
-        from: u64,
         judged: &mut u64,
     ) -> Option<usize> {
         let mut text = Vec::new();

@@ -276,7 +276,7 @@ impl Reader {
             None => self.encoding.form(&self.buffer[..end]),
         };
         epoch.form = Some(form);
-        let whole = self.whole(form, &self.buffer[..end], back, from, &mut epoch.judged);
+        let whole = self.whole(form, (&self.buffer[..end], from), back, &mut epoch.judged);
         Ok(Some(Filled {
             from,
             back,
@@ -305,10 +305,16 @@ impl Reader {
     }
 
     /// How many bytes after `back` are whole records. Lines before `judged` begin none.
-    fn whole(&self, form: Form, bytes: &[u8], back: usize, from: u64, judged: &mut u64) -> usize {
+    fn whole(
+        &self,
+        form: Form,
+        (bytes, from): (&[u8], u64),
+        back: usize,
+        judged: &mut u64,
+    ) -> usize {
         let end = match &self.multiline {
             None => form.last_line_end(bytes, back, from).map(|line| line.next),
-            Some(multiline) => multiline.last_start(form, bytes, back, from, judged),
+            Some(multiline) => multiline.last_start(form, (bytes, from), back, judged),
         };
         end.map_or(0, |end| end - back)
     }
@@ -366,7 +372,7 @@ impl Reader {
                 .is_some()
             {
                 let bytes = &self.buffer[..end];
-                filled.whole = self.whole(form, bytes, back, from, &mut epoch.judged);
+                filled.whole = self.whole(form, (bytes, from), back, &mut epoch.judged);
             }
             filled.end = end;
         }

@@ -250,7 +250,10 @@ proptest! {
 
 #[test]
 fn how_the_content_begins_is_told_without_going_back() {
-    let content: Vec<u8> = (0..DECOMPRESSED_KEPT_BYTES * 2).map(|n| n as u8).collect();
+    let content: Vec<u8> = (0..=u8::MAX)
+        .cycle()
+        .take(DECOMPRESSED_KEPT_BYTES * 2)
+        .collect();
     for codec in CODECS {
         let mut compressed = Compressed::new(on_disk(&compress(codec, &content)), codec);
         let at = (content.len() - 1000) as u64;

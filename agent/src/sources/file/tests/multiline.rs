@@ -292,7 +292,7 @@ fn a_record_is_not_joined_over_a_file_that_is_closed() {
     world.append("a.log", "  cC\n");
     world.settle();
     drop(writer);
-    world.run_for(Duration::from_secs(60));
+    world.run_for(Duration::from_mins(1));
     assert_eq!(world.lines_of("a.log"), ["S1\n  c1", "SB\n  cC"]);
 }
 
@@ -320,7 +320,7 @@ fn lines_that_were_judged_are_not_judged_again() {
     };
     let form = Encoding::Utf8.form(b"");
     let mut judged = 0;
-    let mut start = |bytes: &[u8]| multiline.last_start(form, bytes, 0, 10, &mut judged);
+    let mut start = |bytes: &[u8]| multiline.last_start(form, (bytes, 10), 0, &mut judged);
     assert_eq!(start(b"S 1\n  2\n"), None);
     assert_eq!(
         start(b"S 1\nS 2\n  3\n"),
