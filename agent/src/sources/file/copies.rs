@@ -22,6 +22,7 @@ use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, rotation_bases, without_codec};
+use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
@@ -40,6 +41,10 @@ pub(super) struct Suspect {
     changed_at: Duration,
     /// Open while few are, so that it is read also when it is deleted meanwhile.
     file: Option<File>,
+    /// Over its first bytes as they were when a file beside it began with the same.
+    head: Guard,
+    /// Where it was moved to, when the patterns do not mean that.
+    moved_to: Option<Spot>,
 }
 
 /// When a file changed, its directory and its name.
@@ -313,8 +318,22 @@ impl FileSource {
                 .guard_at(&candidate.file, from, usize::from(guard.bytes));
             matches!(found, Ok(Some(found)) if found == guard)
         };
-        if sample.head.bytes == 0 || !has(0, sample.head) {
+        if sample.head.bytes == 0 {
             return Likeness::None;
+        }
+        if !has(0, sample.head) {
+            // The guard at the head of a young file is over more than such a copy holds.
+            let mut suspects = self.suspects.iter();
+            let is_all_seen = suspects.any(|suspect| {
+                let all = u64::from(suspect.head.bytes) == candidate.size;
+                suspect.key == candidate.key && all && has(0, suspect.head)
+            });
+            let is_short = candidate.size > 0 && candidate.size < u64::from(sample.head.bytes);
+            return if is_short && is_all_seen {
+                Likeness::ShortCopy
+            } else {
+                Likeness::None
+            };
         }
         if candidate.size < sample.offset {
             return Likeness::ShortCopy;
@@ -437,20 +456,24 @@ impl FileSource {
         let held = self.suspects.iter().position(|it| it.key == opened.key);
         let was_empty = held.is_some_and(|at| self.suspects[at].size == 0 && opened.size > 0);
         if let Some(at) = held.filter(|_| !was_empty) {
+            let is_changed = self.suspects[at].size != opened.size;
+            let head = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
             let suspect = &mut self.suspects[at];
             suspect.directory = directory;
             name.clone_into(&mut suspect.name);
-            if suspect.size != opened.size {
+            suspect.moved_to = None;
+            if is_changed {
                 suspect.size = opened.size;
                 suspect.changed_at = now.monotonic;
+                suspect.head = head.flatten().unwrap_or(suspect.head);
             }
             return true;
         }
         // What was suspect because it was empty is judged by what it has now.
         self.suspects.retain(|suspect| suspect.key != opened.key);
-        if !self.begins_like_a_neighbour(directory, name, opened) {
+        let Some(head) = self.begins_like_a_neighbour(directory, name, opened) else {
             return false;
-        }
+        };
         let held = self.suspects.iter().filter(|it| it.file.is_some()).count();
         let file = (held < SUSPECTS_OPEN_MAX).then(|| opened.file.try_clone().ok());
         self.suspects.push(Suspect {
@@ -462,17 +485,22 @@ impl FileSource {
             size: opened.size,
             changed_at: now.monotonic,
             file: file.flatten(),
+            head,
+            moved_to: None,
         });
         true
     }
 
-    /// Whether the file begins as a file beside it does, for whose rotation it could be named. One that
-    /// is empty yet may come to.
-    fn begins_like_a_neighbour(&self, directory: usize, name: &OsStr, opened: &Opened) -> bool {
+    /// What the file begins with, if a file beside it does too for whose rotation it could be named. One
+    /// that is empty yet may come to.
+    fn begins_like_a_neighbour(
+        &self,
+        directory: usize,
+        name: &OsStr,
+        opened: &Opened,
+    ) -> Option<Guard> {
         let mut own = [0; HEAD_BYTES];
-        let Ok(length) = read_at(&opened.file, &mut own, 0) else {
-            return false;
-        };
+        let length = read_at(&opened.file, &mut own, 0).ok()?;
         let near = self.directories_near(directory).into_iter();
         let mut originals = near.flat_map(|near| {
             let same = (near != directory).then(|| name.to_owned());
@@ -480,13 +508,14 @@ impl FileSource {
             let bases = rotation_bases(name).chain(same);
             bases.filter_map(|base| self.lineages[*names.get(base.as_os_str())?].as_ref())
         });
-        originals.any(|original| {
+        let is_like = originals.any(|original| {
             if length == 0 {
                 return true;
             }
             let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
             epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
-        })
+        });
+        is_like.then(|| self.reader.hasher().guard(&own[..length]))
     }
 
     /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
@@ -514,6 +543,16 @@ impl FileSource {
         both > 0 && theirs[..both] == own[..both]
     }
 
+    /// A suspect was moved to where the patterns do not mean it. Whether it is one.
+    pub(super) fn suspect_went_to(&mut self, key: FileKey, to: &Spot) -> bool {
+        let mut suspects = self.suspects.iter_mut();
+        let Some(suspect) = suspects.find(|suspect| suspect.key == key) else {
+            return false;
+        };
+        suspect.moved_to = Some(to.clone());
+        true
+    }
+
     /// Has suspects looked at again: an event says that something happened in a directory.
     pub(super) fn look_again_at_suspects(&mut self) {
         for suspect in &self.suspects {
@@ -531,12 +570,18 @@ impl FileSource {
             if self.known.contains_key(&suspect.key) {
                 continue;
             }
-            let path = self.directories[suspect.directory].path.join(&suspect.name);
+            let path = match &suspect.moved_to {
+                Some(to) => self.path_at(to),
+                None => self.directories[suspect.directory].path.join(&suspect.name),
+            };
             let is_there = match self.open_or_make_room(&path, now) {
                 Ok(Some(mut opened)) if opened.key == suspect.key => {
                     opened.from = suspect.from;
                     opened.passed_over = suspect.passed_over;
                     self.begin(suspect.directory, &suspect.name, opened, out);
+                    if let Some(to) = &suspect.moved_to {
+                        self.went_to(suspect.key, to, out);
+                    }
                     continue;
                 }
                 Ok(other) => other.is_some(),

@@ -10,10 +10,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use model::position::FileKey;
+
 use super::FileSource;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
-use super::lineage::Lineage;
+use super::lineage::{Life, Lineage};
 use super::pattern::{is_numbered_rotation, rotation_bases};
 use super::watch::Spot;
 use crate::limits::RENAMES_TRIED;
@@ -57,20 +59,37 @@ impl FileSource {
         }
     }
 
-    /// Begins a file under the name that it had first.
+    /// Begins a file under the name that it had first, unless it waits for something: then that is
+    /// awaited where it is now.
     fn begin_renamed(&mut self, from: &Spot, to: &Spot, opened: Opened, out: &mut Outlet<'_>) {
-        if self.known.contains_key(&opened.key) {
+        let key = opened.key;
+        if self.known_as(&opened).is_some() || self.own_output == Some(key) {
             return;
         }
-        self.begin(from.directory, &from.name, opened, out);
-        let Some(&index) = self.directories[from.directory].names.get(&from.name) else {
+        self.waiting_went_to(key, to);
+        if self.suspect_went_to(key, to)
+            || self.is_to_be_vetted(to.directory, &to.name, &opened, out.now())
+        {
+            return;
+        }
+        self.found_plain(from.directory, &from.name, opened, out);
+        if !self.suspect_went_to(key, to) {
+            self.went_to(key, to, out);
+        }
+    }
+
+    /// A file that was just begun under its first name has another one.
+    pub(super) fn went_to(&mut self, key: FileKey, to: &Spot, out: &mut Outlet<'_>) {
+        let Some(id) = self.known.get(&key).copied() else {
             return;
         };
-        self.detach_named(index, out.now());
         let place = self.path_at(to);
-        let lineage = self.lineages[index].as_mut();
-        if let Some(last) = lineage.and_then(|lineage| lineage.epochs.back_mut()) {
-            last.place = Some(place);
+        let Some(epoch) = self.epoch(id) else {
+            return;
+        };
+        epoch.place = Some(place);
+        if epoch.life == Life::Named {
+            self.detach_named(id.lineage, out.now());
         }
     }
 

@@ -13,6 +13,7 @@ mod encoding;
 mod identity;
 mod logrotate;
 mod mounts;
+mod moves;
 mod multiline;
 mod reading;
 mod reload;

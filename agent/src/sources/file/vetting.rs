@@ -40,6 +40,7 @@ use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, without_codec};
 use super::reader::NEWLINE_BYTES_MAX;
+use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, Progress, StartAt, kernel};
 use crate::ambient::Now;
 use crate::limits::{
@@ -171,6 +172,15 @@ impl FileSource {
             });
         }
         true
+    }
+
+    /// A file that may wait to be looked through has another name.
+    pub(super) fn waiting_went_to(&mut self, key: FileKey, to: &Spot) {
+        let looking = self.vettings.looking.iter_mut().map(|it| &mut it.file);
+        let mut all = self.vettings.waiting.iter_mut().chain(looking);
+        if let Some(file) = all.find(|file| file.key == key) {
+            (file.directory, file.name) = (to.directory, to.name.clone());
+        }
     }
 
     /// Whether nothing new can come of looking through a file once more.

@@ -59,3 +59,18 @@ fn a_copy_that_ends_before_what_was_read_is_never_read_after_a_restart() {
         world.states()
     );
 }
+
+#[test]
+fn a_copy_of_a_small_file_that_ends_before_what_was_read_is_never_read() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.append("a.log", &numbered(0..50));
+    world.settle();
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.append("a.log", &numbered(50..80));
+    world.settle();
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.lines().len(), 1, "{:?}", world.states());
+}

@@ -1,0 +1,51 @@
+//! Files that are moved out of the pattern before anything was made of them.
+
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+use model::position::Codec;
+
+use super::decompressed::compress;
+use super::numbered;
+use crate::testing::World;
+
+#[test]
+fn a_compressed_file_that_is_moved_out_of_the_pattern_is_not_read_as_text() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.exclude = vec![world.path("*.done").display().to_string()];
+    world.append("x.log", &numbered(0..3));
+    world.settle();
+    let mut writer = world.writer("b.log.gz");
+    writer
+        .write_all(&compress(Codec::Gzip, numbered(0..5000).as_bytes()))
+        .unwrap();
+    world.settle();
+    world.rename("b.log.gz", "b.log.gz.done");
+    world.settle();
+    drop(writer);
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.lines().get("b.log.gz").map(Vec::len), None);
+}
+
+#[test]
+fn a_suspect_that_is_moved_out_of_the_pattern_is_no_file_of_its_own() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*.log*").display().to_string()];
+    world.config.exclude = vec![world.path("*.done").display().to_string()];
+    world.append("a.log", &numbered(0..500));
+    world.settle();
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.settle();
+    world.rename("a.log.1", "a.log.1.done");
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_secs(60));
+    let counts: Vec<(String, usize)> = world
+        .lines()
+        .into_iter()
+        .map(|(name, lines)| (name, lines.len()))
+        .collect();
+    assert_eq!(counts, [("a.log".to_owned(), 501)], "{:?}", world.states());
+}
