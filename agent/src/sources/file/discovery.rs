@@ -18,7 +18,7 @@ use super::lineage::{Epoch, Life, Lineage, bytes_of};
 use super::moved::Arrival;
 use super::reader::Reader;
 use super::watch::Spot;
-use super::{EpochId, FileSource, Phase, StartAt};
+use super::{EpochId, FileSource, Phase, StartAt, vetting};
 use crate::ambient::Now;
 use crate::pipeline::Outlet;
 
@@ -109,6 +109,13 @@ impl FileSource {
             self.looks.insert((directory, name.to_owned()));
             return self.follow_moves(out);
         }
+        let is_before = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
+        if is_before
+            && let Ok(codec @ (Codec::Gzip | Codec::Zstd | Codec::Bzip2 | Codec::Xz)) =
+                vetting::codec(&opened.file)
+        {
+            return self.pass_over_compressed(directory, name, Opened { codec, ..opened }, out);
+        }
         if self.is_to_be_vetted(directory, name, &opened, out.now()) {
             return;
         }
@@ -137,7 +144,8 @@ impl FileSource {
                 }
             }
         }
-        if !self.is_suspect(directory, name, &opened, out.now()) {
+        // What is passed over is so now: after a restart nobody would know it.
+        if is_before || !self.is_suspect(directory, name, &opened, out.now()) {
             self.begin(directory, name, opened, out);
         }
     }

@@ -15,6 +15,7 @@ mod logrotate;
 mod mounts;
 mod moves;
 mod multiline;
+mod passed_over;
 mod reading;
 mod reload;
 mod restarts;

@@ -605,6 +605,27 @@ impl FileSource {
         }
     }
 
+    /// A compressed file that was there before the very first start is not to be read. That is noted now:
+    /// after a restart nobody would know it.
+    pub(super) fn pass_over_compressed(
+        &mut self,
+        directory: usize,
+        name: &OsStr,
+        opened: Opened,
+        out: &mut Outlet<'_>,
+    ) {
+        let key = opened.key;
+        self.begin(directory, name, opened, out);
+        let Some(id) = self.known.get(&key).copied() else {
+            return;
+        };
+        if let Some(epoch) = self.epoch(id) {
+            epoch.finish(out.now());
+            epoch.content = None;
+            self.note(id, out);
+        }
+    }
+
     /// Finished epochs whose files are gone are known by their compressed copies from now on.
     pub(super) fn take_over_copies(&mut self, out: &mut Outlet<'_>) {
         let lineages = self.lineages.iter().flatten();
