@@ -394,19 +394,16 @@ impl FileSource {
         let owner = self.lineages[lineage]
             .as_ref()
             .and_then(|held| held.alias_of);
-        match owner.and_then(|key| self.known.get(&key)) {
+        if owner.is_some_and(|key| self.known.contains_key(&key)) {
             // The file is another lineage's. It may be finished: look whether it has grown.
-            Some(_) => {
-                self.looks.insert((directory, name.to_owned()));
-            }
-            None => {
-                let named = self.lineages[lineage].as_mut().and_then(Lineage::named);
-                if let Some(epoch) = named.filter(|epoch| epoch.content.is_none()) {
-                    epoch.is_stirred = true;
-                }
-                self.queue(lineage);
-            }
+            self.looks.insert((directory, name.to_owned()));
+            return;
         }
+        let named = self.lineages[lineage].as_mut().and_then(Lineage::named);
+        if let Some(epoch) = named.filter(|epoch| epoch.content.is_none()) {
+            epoch.is_stirred = true;
+        }
+        self.queue(lineage);
     }
 
     /// Whether a name is followed: a path that matches, or what a link leads to whose own path does. A

@@ -41,7 +41,7 @@ fn a_suspect_that_is_moved_out_of_the_pattern_is_no_file_of_its_own() {
     world.rename("a.log.1", "a.log.1.done");
     world.truncate("a.log");
     world.append("a.log", "new\n");
-    world.run_for(Duration::from_secs(60));
+    world.run_for(Duration::from_mins(1));
     let counts: Vec<(String, usize)> = world
         .lines()
         .into_iter()

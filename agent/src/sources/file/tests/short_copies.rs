@@ -24,7 +24,7 @@ fn short_copy() -> World {
 #[test]
 fn a_copy_that_ends_before_what_was_read_is_never_read() {
     let mut world = short_copy();
-    world.run_for(Duration::from_secs(180));
+    world.run_for(Duration::from_mins(3));
     let mut all = expected(0..800);
     all.push("new".to_owned());
     let counts: Vec<(String, usize)> = world
@@ -44,7 +44,7 @@ fn a_copy_that_ends_before_what_was_read_is_never_read() {
 fn a_copy_that_ends_before_what_was_read_is_never_read_after_a_restart() {
     let mut world = short_copy();
     world.stop();
-    world.run_for(Duration::from_secs(180));
+    world.run_for(Duration::from_mins(3));
     let mut all = expected(0..800);
     all.push("new".to_owned());
     let counts: Vec<(String, usize)> = world
@@ -71,6 +71,6 @@ fn a_copy_of_a_small_file_that_ends_before_what_was_read_is_never_read() {
     world.settle();
     world.truncate("a.log");
     world.append("a.log", "new\n");
-    world.run_for(Duration::from_secs(60));
+    world.run_for(Duration::from_mins(1));
     assert_eq!(world.lines().len(), 1, "{:?}", world.states());
 }
