@@ -84,6 +84,14 @@ impl World {
         World::on(Arc::new(Disk))
     }
 
+    /// The same, whose agent follows rotated files by their names too.
+    #[cfg(test)]
+    pub(crate) fn with_rotated() -> World {
+        let mut world = World::new();
+        world.config.files = vec![world.path("*.log*").display().to_string()];
+        world
+    }
+
     /// The same with its spool on another disk.
     pub(crate) fn on(storage: Arc<dyn Storage>) -> World {
         let dir = tempfile::tempdir().unwrap();

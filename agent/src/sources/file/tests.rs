@@ -22,6 +22,7 @@ mod restarts;
 mod resume;
 mod rotation;
 mod short_copies;
+mod skip;
 mod snapshot;
 mod waiting;
 mod watch;
@@ -88,6 +89,18 @@ fn a_renamed_file_is_read_to_its_end_before_its_successor() {
     assert_eq!(world.lines_of("a.log"), ["1", "2", "3", "4"]);
 }
 
+/// These came, each once and in order, all by the path `a.log`, and nothing was lost.
+fn only(world: &World, expected: &[String]) {
+    let found = world.lines();
+    let counts: Vec<(&str, usize)> = found
+        .iter()
+        .map(|(name, lines)| (name.as_str(), lines.len()))
+        .collect();
+    assert_eq!(counts, [("a.log", expected.len())], "{:?}", world.states());
+    assert!(found["a.log"] == expected, "not in order");
+    assert_eq!(world.losses(), Vec::<String>::new());
+}
+
 /// `line 0` to `line n-1`, one after the other.
 fn numbered(lines: std::ops::Range<u32>) -> String {
     expected(lines)
@@ -117,8 +130,7 @@ fn a_copied_and_truncated_file_goes_on_in_its_copy() {
 
 #[test]
 fn a_copy_inside_the_glob_is_not_read_twice() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..50));
     world.settle();
     world.append("a.log", &numbered(50..80));
@@ -135,8 +147,7 @@ fn a_copy_inside_the_glob_is_not_read_twice() {
 
 #[test]
 fn a_copy_in_the_making_waits_for_the_truncation() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..50));
     world.settle();
     std::fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
@@ -155,8 +166,7 @@ fn a_copy_in_the_making_waits_for_the_truncation() {
 
 #[test]
 fn a_copy_that_stays_a_copy_is_a_file_of_its_own() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..50));
     world.settle();
     std::fs::copy(world.path("a.log"), world.path("a.log.bak")).unwrap();
@@ -237,8 +247,7 @@ fn a_file_rotated_while_the_agent_is_stopped_is_drained_first() {
 
 #[test]
 fn a_chain_of_rotations_while_the_agent_is_stopped_is_not_read_again() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..10));
     world.settle();
     for round in [2, 1] {

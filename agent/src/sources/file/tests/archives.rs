@@ -38,8 +38,7 @@ fn a_compressed_stream_that_goes_on_being_written_does_not_hold_a_live_file_up()
 
 #[test]
 fn ignore_older_holds_for_compressed_files() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.ignore_older = Some(Duration::from_hours(1));
     let text = numbered(0..5000);
     let bytes = compress(Codec::Gzip, text.as_bytes());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::position::Codec;
 
 use super::decompressed::{CODECS, compress, text};
-use super::{expected, numbered};
+use super::{expected, numbered, only};
 use crate::limits::{COMPRESSED_UNFINISHED, COPY_GRACE, LATE, QUIET};
 use crate::sources::file::StartAt;
 use crate::testing::World;
@@ -32,21 +32,7 @@ fn compress_file(world: &World, name: &str, codec: Codec) {
 
 /// Worlds whose rotated files the pattern means, and does not.
 fn worlds() -> [World; 2] {
-    let mut inside = World::new();
-    inside.config.files = vec![inside.path("*.log*").display().to_string()];
-    [inside, World::new()]
-}
-
-/// These lines came, each once and in order, and all by one path.
-fn only(world: &World, lines: std::ops::Range<u32>) {
-    let found = world.lines();
-    let counts: Vec<(&str, usize)> = found
-        .iter()
-        .map(|(name, lines)| (name.as_str(), lines.len()))
-        .collect();
-    assert_eq!(counts, [("a.log", lines.len())]);
-    assert!(found["a.log"] == expected(lines), "not in order");
-    assert_eq!(world.losses(), Vec::<String>::new());
+    [World::with_rotated(), World::new()]
 }
 
 #[test]
@@ -61,11 +47,11 @@ fn a_file_rotated_and_compressed_while_stopped_is_read_on_in_its_copy() {
             compress_file(&world, "a.log.1", codec);
             world.append("a.log", &numbered(3000..3100));
             world.run_for(COPY_GRACE * 3);
-            only(&world, 0..3100);
+            only(&world, &expected(0..3100));
             world.kill();
             world.append("a.log", &numbered(3100..3200));
             world.run_for(COPY_GRACE * 3);
-            only(&world, 0..3200);
+            only(&world, &expected(0..3200));
         }
     }
 }
@@ -80,7 +66,7 @@ fn a_file_of_which_all_was_read_is_not_read_again_when_it_is_compressed_while_st
         compress_file(&world, "a.log.1", Codec::Gzip);
         world.append("a.log", &numbered(1000..1100));
         world.run_for(COPY_GRACE * 3);
-        only(&world, 0..1100);
+        only(&world, &expected(0..1100));
     }
 }
 
@@ -96,7 +82,7 @@ fn a_file_copied_truncated_and_compressed_while_stopped_is_read_on_in_its_copy()
         // Grown again beyond where it was read.
         world.append("a.log", &numbered(300..900));
         world.run_for(COPY_GRACE * 3);
-        only(&world, 0..900);
+        only(&world, &expected(0..900));
     }
 }
 
@@ -119,7 +105,7 @@ fn a_restart_in_the_middle_of_a_compressed_copy_goes_on_there() {
             }
             world.kill();
             world.run_for(COPY_GRACE * 3);
-            only(&world, 0..100_100);
+            only(&world, &expected(0..100_100));
         }
     }
 }
@@ -158,12 +144,12 @@ fn gzip_at_work_on_a_rotated_file_makes_nothing_twice_whenever_the_agent_looks_o
             world.remove("a.log.1");
             pause(&mut world, 8);
             world.run_for(LATE + QUIET * 2);
-            only(&world, 0..1100);
+            only(&world, &expected(0..1100));
             // Once more, now that everything else about the old file is gone.
             world.kill();
             world.rename("a.log.1.gz", "a.log.2.gz");
             world.run_for(LATE);
-            only(&world, 0..1100);
+            only(&world, &expected(0..1100));
         }
     }
 }
@@ -181,7 +167,7 @@ fn a_rotated_file_that_is_compressed_a_day_later_is_not_read_again() {
         world.rename("a.log", "a.log.1");
         world.append("a.log", &numbered(200..300));
         world.run_for(LATE * 2);
-        only(&world, 0..300);
+        only(&world, &expected(0..300));
     }
 }
 
@@ -213,8 +199,7 @@ fn a_compressed_file_that_is_nobodys_copy_is_read_as_a_file_of_its_own_once_it_i
 
 #[test]
 fn a_compressed_file_that_only_begins_like_another_is_read_all_the_same() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", "same\nfirst\n");
     world.settle();
     let other = compress(Codec::Gzip, b"same\nfirst\nother\n");
@@ -242,7 +227,7 @@ fn the_compressed_copy_of_another_rotation_holds_nothing_up() {
         world.truncate("a.log");
         world.append("a.log", &numbered(200..210));
         world.run_for(COPY_GRACE * 2);
-        only(&world, 0..210);
+        only(&world, &expected(0..210));
     }
 }
 
@@ -257,7 +242,7 @@ fn a_file_truncated_rotated_and_compressed_between_two_looks_comes_once() {
         world.rename("a.log", "a.log.2");
         compress_file(&world, "a.log.2", Codec::Gzip);
         world.run_for(LATE);
-        only(&world, 0..10);
+        only(&world, &expected(0..10));
     }
 }
 
@@ -289,10 +274,10 @@ fn a_line_that_comes_after_its_file_was_compressed_makes_nothing_twice() {
                     world.kill();
                 }
                 world.run_for(LATE * 2);
-                only(&world, 0..lines + 10);
+                only(&world, &expected(0..lines + 10));
                 world.kill();
                 world.run_for(LATE);
-                only(&world, 0..lines + 10);
+                only(&world, &expected(0..lines + 10));
             }
         }
     }
@@ -310,7 +295,7 @@ fn a_line_between_a_compressed_copy_and_the_truncation_makes_nothing_twice() {
         world.truncate("a.log");
         world.append("a.log", &numbered(1001..1100));
         world.run_for(LATE);
-        only(&world, 0..1100);
+        only(&world, &expected(0..1100));
     }
 }
 
@@ -331,7 +316,7 @@ fn a_file_compressed_and_truncated_loses_nothing_and_makes_nothing_twice_however
             world.truncate("a.log");
             world.append("a.log", &numbered(100_000..100_100));
             world.run_for(LATE);
-            only(&world, 0..100_100);
+            only(&world, &expected(0..100_100));
         }
     }
 }
@@ -387,8 +372,7 @@ fn a_shorter_file_that_came_and_was_compressed_while_stopped_is_read_although_it
 
 #[test]
 fn a_compressed_file_that_was_there_at_the_very_first_start_is_passed_over_like_any_other() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.start_at = StartAt::End;
     fs::write(world.path("a.log.2.gz"), compress(Codec::Gzip, &text(5000))).unwrap();
     world.run_for(Duration::from_secs(12));

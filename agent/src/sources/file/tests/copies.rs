@@ -92,8 +92,7 @@ fn a_file_that_cannot_be_opened_where_it_was_moved_to_is_found_by_its_name_and_i
 
 #[test]
 fn a_file_that_looked_like_a_copy_and_was_deleted_is_delivered() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..10));
     world.settle();
     // Begins as the other does, and goes on otherwise.
@@ -109,8 +108,7 @@ fn a_file_that_looked_like_a_copy_and_was_deleted_is_delivered() {
 
 #[test]
 fn more_files_that_looked_like_copies_and_were_deleted_than_are_held_open_are_counted() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..10));
     world.settle();
     let more = 3;

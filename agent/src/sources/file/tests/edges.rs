@@ -196,8 +196,7 @@ fn a_truncation_counts_what_was_never_read() {
 
 #[test]
 fn a_copy_that_is_met_while_it_is_empty_is_not_read_as_a_file_of_its_own() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", &numbered(0..100));
     world.settle();
     // The copy is made: its name comes first, its bytes later.
@@ -216,8 +215,7 @@ fn a_copy_that_is_met_while_it_is_empty_is_not_read_as_a_file_of_its_own() {
 
 #[test]
 fn a_rotated_name_that_is_new_and_empty_is_read_once_it_has_lines_of_its_own() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.append("a.log", "one\n");
     world.settle();
     world.append("a.log.1", "");
@@ -302,8 +300,7 @@ fn a_truncated_file_that_has_no_copy_is_not_remembered_over_restarts() {
 
 #[test]
 fn what_may_be_a_copy_at_the_very_first_start_is_begun_at_its_end_too() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.start_at = StartAt::End;
     world.append("a.log", &numbered(0..50));
     world.append("a.log.1", &numbered(0..60));
@@ -317,8 +314,7 @@ fn what_may_be_a_copy_at_the_very_first_start_is_begun_at_its_end_too() {
 
 #[test]
 fn a_pipe_in_the_place_of_a_closed_file_does_not_block_a_turn() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.files_open_max = 1;
     world.append("a.log", &numbered(0..3));
     world.append("z.log", &numbered(0..3));

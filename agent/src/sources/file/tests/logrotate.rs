@@ -1,14 +1,14 @@
 //! What the real logrotate does to files, with the options that people use.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use super::edges::{drain, full};
-use super::{expected, numbered};
+use super::skip::skip;
+use super::{expected, numbered, only};
 use crate::limits::{COPY_GRACE, LATE};
 use crate::testing::World;
 
@@ -21,13 +21,7 @@ fn has_logrotate(test: &str) -> bool {
     {
         return true;
     }
-    let line = format!("SKIPPED: {test}: the program logrotate is not installed\n");
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("WEIR_SKIPPED") {
-        let mut options = fs::OpenOptions::new();
-        let file = options.create(true).append(true).open(path);
-        file.unwrap().write_all(line.as_bytes()).unwrap();
-    }
+    skip(test, "the program logrotate is not installed");
     false
 }
 
@@ -57,24 +51,6 @@ fn rotate(world: &World, name: &str, options: &str) {
         .arg(config);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
-}
-
-fn inside() -> World {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
-    world
-}
-
-/// These lines came, each once and in order, and all by one path.
-fn only(world: &World, lines: std::ops::Range<u32>) {
-    let found = world.lines();
-    let counts: Vec<(&str, usize)> = found
-        .iter()
-        .map(|(name, lines)| (name.as_str(), lines.len()))
-        .collect();
-    assert_eq!(counts, [("a.log", lines.len())], "{:?}", world.losses());
-    assert!(found["a.log"] == expected(lines), "not in order");
-    assert_eq!(world.losses(), Vec::<String>::new());
 }
 
 #[test]
@@ -118,7 +94,7 @@ fn a_file_rotated_and_gzipped_while_stopped_is_read_on_in_the_gz() {
         "create\ncompress\ndateext",
         "copytruncate\ncompress",
     ] {
-        for mut world in [inside(), World::new()] {
+        for mut world in [World::with_rotated(), World::new()] {
             world.append("a.log", &numbered(0..5000));
             world.run_for(Duration::from_secs(2));
             world.stop();
@@ -127,10 +103,10 @@ fn a_file_rotated_and_gzipped_while_stopped_is_read_on_in_the_gz() {
             assert!(!world.path("a.log.1").exists());
             world.append("a.log", &numbered(9000..9500));
             world.run_for(COPY_GRACE * 3);
-            only(&world, 0..9500);
+            only(&world, &expected(0..9500));
             world.kill();
             world.run_for(LATE * 2);
-            only(&world, 0..9500);
+            only(&world, &expected(0..9500));
         }
     }
 }
@@ -140,7 +116,7 @@ fn a_copytruncate_with_an_unread_rest_loses_nothing_when_the_copy_is_inside_the_
     if has_logrotate(
         "a_copytruncate_with_an_unread_rest_loses_nothing_when_the_copy_is_inside_the_glob",
     ) {
-        copytruncate_with_an_unread_rest(inside());
+        copytruncate_with_an_unread_rest(World::with_rotated());
     }
 }
 
@@ -167,7 +143,7 @@ fn copytruncate_with_an_unread_rest(mut world: World) {
         world.append("a.log", &numbered(last + 500..last + 600));
         last += 600;
         world.run_for(LATE * 2);
-        only(&world, 0..last);
+        only(&world, &expected(0..last));
     }
 }
 
@@ -183,7 +159,7 @@ fn a_copytruncate_while_stopped_is_found_also_when_the_file_has_outgrown_the_old
         "copytruncate\ncompress",
         "copytruncate\ndateext",
     ] {
-        for mut world in [inside(), World::new()] {
+        for mut world in [World::with_rotated(), World::new()] {
             world.append("a.log", &numbered(0..1000));
             world.run_for(Duration::from_secs(2));
             world.kill();
@@ -191,7 +167,7 @@ fn a_copytruncate_while_stopped_is_found_also_when_the_file_has_outgrown_the_old
             rotate(&world, "a.log", options);
             world.append("a.log", &numbered(1500..9000));
             world.run_for(COPY_GRACE * 3);
-            only(&world, 0..9000);
+            only(&world, &expected(0..9000));
         }
     }
 }
@@ -207,7 +183,7 @@ fn a_copytruncate_with_the_same_first_64_kib_before_and_after_is_told_by_what_wa
     assert!(preamble.len() > 64 * 1024);
     for options in ["copytruncate", "copytruncate\ncompress"] {
         for is_stopped in [false, true] {
-            let mut world = inside();
+            let mut world = World::with_rotated();
             // An older rotation that begins like all others.
             world.append("a.log.3", &(preamble.clone() + "older\n"));
             world.append("a.log", &(preamble.clone() + &numbered(0..100)));
@@ -274,7 +250,7 @@ fn a_copy_in_another_directory_that_is_watched_is_found_and_not_read_twice() {
                 world.append("a.log", &numbered(last + 500..last + 600));
                 last += 600;
                 world.run_for(COPY_GRACE * 4);
-                only(&world, 0..last);
+                only(&world, &expected(0..last));
             }
         }
     }
@@ -362,7 +338,11 @@ fn every_way_to_rotate_delivers_every_line_once_and_in_order() {
         if one_in(4) {
             options.push("compresscmd /usr/bin/xz\ncompressext .xz");
         }
-        let mut world = if one_in(2) { inside() } else { World::new() };
+        let mut world = if one_in(2) {
+            World::with_rotated()
+        } else {
+            World::new()
+        };
         let mut last = 0;
         let mut steps = vec![options.join(" "), format!("{:?}", world.config.files)];
         for rotation in 0..4 {

@@ -1,8 +1,7 @@
 //! Real file systems for tests: an ext4 in a file, a tmpfs, an overlay. They take root; without it the
 //! tests that need them say that they are skipped.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -64,16 +63,10 @@ fn run(program: &str, arguments: &[&Path]) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Says that a test does not run here and why: in its output, and in the file named by `WEIR_SKIPPED`,
-/// from which the runner of all tests counts.
-pub(super) fn skip(test: &str, why: &str) {
-    let line = format!("SKIPPED: {test}: {why}\n");
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("WEIR_SKIPPED") {
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(path);
-        file.unwrap().write_all(line.as_bytes()).unwrap();
-    }
+/// An empty ext4 of one's own at `logs`, where no other test takes a free inode first.
+pub(super) fn own_ext4(logs: &Path) -> Option<Mounted> {
+    let image = ext4(logs.parent().unwrap())?;
+    Mounted::image(&image, logs)
 }
 
 /// What a test that mounts says when it cannot.

@@ -12,8 +12,7 @@ use crate::testing::World;
 
 #[test]
 fn a_compressed_file_that_is_moved_out_of_the_pattern_is_not_read_as_text() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.exclude = vec![world.path("*.done").display().to_string()];
     world.append("x.log", &numbered(0..3));
     world.settle();
@@ -31,8 +30,7 @@ fn a_compressed_file_that_is_moved_out_of_the_pattern_is_not_read_as_text() {
 
 #[test]
 fn a_suspect_that_is_moved_out_of_the_pattern_is_no_file_of_its_own() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.exclude = vec![world.path("*.done").display().to_string()];
     world.append("a.log", &numbered(0..500));
     world.settle();

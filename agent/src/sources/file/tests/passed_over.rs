@@ -12,8 +12,7 @@ use crate::testing::World;
 
 #[test]
 fn start_at_end_holds_for_compressed_files_over_a_restart() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.start_at = StartAt::End;
     let mut writer = world.writer("b.log.gz");
     writer
@@ -29,8 +28,7 @@ fn start_at_end_holds_for_compressed_files_over_a_restart() {
 
 #[test]
 fn start_at_end_holds_for_files_that_begin_alike_over_a_restart() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     world.config.start_at = StartAt::End;
     world.append("a.log", &numbered(0..500));
     world.append("a.log.1", &numbered(0..400));

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::mounts::{Mounted, NO_MOUNT, ext4, skip};
+use super::mounts::{Mounted, NO_MOUNT, ext4};
+use super::skip::skip;
 use super::{expected, numbered};
 use crate::limits::{FORGET_AFTER, LATE, REMEMBERED_OF_PATH_MAX};
 use crate::sources::file::calls::Call;
@@ -59,8 +60,7 @@ fn rotate(world: &World) {
 
 #[test]
 fn a_chain_of_rotations_in_the_glob_while_stopped_is_read_on_once() {
-    let mut world = World::new();
-    world.config.files = vec![world.path("*.log*").display().to_string()];
+    let mut world = World::with_rotated();
     for round in 0..3 {
         rotate(&world);
         world.append("a.log", &numbered(round * 10..round * 10 + 10));
@@ -126,8 +126,7 @@ fn a_file_moved_across_file_systems_while_stopped_goes_on() {
 #[test]
 fn a_file_that_is_copied_and_deleted_beside_itself_is_not_read_twice() {
     for stopped in [false, true] {
-        let mut world = World::new();
-        world.config.files = vec![world.path("*.log*").display().to_string()];
+        let mut world = World::with_rotated();
         world.append("a.log", &numbered(0..100));
         world.run_for(A_LOOK);
         if stopped {

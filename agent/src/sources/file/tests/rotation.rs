@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
 
-use super::mounts::{Mounted, NO_MOUNT, skip};
+use super::mounts::{Mounted, NO_MOUNT};
+use super::skip::skip;
 use super::{expected, numbered};
 use crate::limits::QUIET;
 use crate::testing::World;
