@@ -20,6 +20,10 @@ pub(crate) struct Options {
     /// The first of the seeds
     #[arg(long, default_value_t = 0)]
     first: u64,
+
+    /// Stops once so many have failed
+    #[arg(long, default_value_t = 8, value_name = "COUNT")]
+    failures: usize,
 }
 
 pub(crate) fn run(options: &Options) -> Report {
@@ -30,7 +34,9 @@ pub(crate) fn run(options: &Options) -> Report {
         None => options.first..options.first + options.scripts,
     };
     let (count, started) = (seeds.end - seeds.start, Instant::now());
-    let failures = scripts::run_many(seeds, &|played| tell(played, count, started));
+    let failures = scripts::run_many(seeds, options.failures, &|played| {
+        tell(played, count, started);
+    });
     let mut report = Report::new("tail-fuzz");
     report.figure("scripts", float(count), "");
     report.figure("duration", started.elapsed().as_secs_f64(), "s");

@@ -27,16 +27,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use plan::Plan;
 
-/// Plays the scripts of seeds, on several threads, until some fail. `progress` is told of each that was
-/// played. Gives what [`run`] says of those that failed.
-pub fn run_many(seeds: Range<u64>, progress: &(dyn Fn(u64) + Sync)) -> Vec<String> {
+/// Plays the scripts of seeds, on several threads, until `failures_max` of them failed. `progress` is told
+/// of each that was played. Gives what [`run`] says of those that failed.
+pub fn run_many(
+    seeds: Range<u64>,
+    failures_max: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Vec<String> {
     let (next, played) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let failures = Mutex::new(Vec::new());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             let failed = failures.lock().map_or(0, |failures| failures.len());
-            if seed >= seeds.end || failed >= FAILURES_MAX {
+            if seed >= seeds.end || failed >= failures_max {
                 return;
             }
             if let Err(failure) = run(seed)
@@ -97,14 +101,14 @@ fn shrink(mut plan: Plan, mut why: String, seed: u64) -> (Plan, String) {
 /// may have 128 of these.
 const THREADS: usize = 16;
 
-/// As many failures are worth reading.
-const FAILURES_MAX: usize = 8;
-
 #[cfg(test)]
 mod tests {
     use super::run_many;
 
     const SCRIPTS: u64 = 2_000;
+
+    /// As many failures are worth reading.
+    const FAILURES_MAX: usize = 8;
 
     #[test]
     fn i19_every_line_comes_once_and_in_order_whatever_is_done_to_its_file() {
@@ -115,7 +119,7 @@ mod tests {
             from..to.parse().unwrap_or(from + 1)
         });
         let seeds = asked.unwrap_or(0..SCRIPTS);
-        let failures = run_many(seeds, &|_| {});
+        let failures = run_many(seeds, FAILURES_MAX, &|_| {});
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 }
