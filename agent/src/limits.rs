@@ -27,12 +27,12 @@ pub const LINGER_DEFAULT: Duration = Duration::from_millis(4);
 pub const LINGER_MIN: Duration = Duration::from_millis(1);
 
 /// The linger grows by this for each further file that was read lately: with ten of them a batch holds
-/// lines of most, and 27 ms more are little beside what a person notices.
-pub const LINGER_PER_FILE: Duration = Duration::from_millis(3);
+/// lines of most, and 36 ms more are little beside what a person notices.
+pub const LINGER_PER_FILE: Duration = Duration::from_millis(4);
 
-/// So much does the linger grow at most. Sixteen batches a second cost 1 % of a core; with everything
-/// behind them a line is durable at its aggregator within 100 ms.
-pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(60);
+/// So much does the linger grow at most. Twelve batches a second cost less than 1 % of a core; with
+/// everything behind them a line is durable at its aggregator within 100 ms.
+pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(80);
 
 /// While no more files than these are read, the first record after a quiet time goes at once: somebody may
 /// be looking at one of them, and its batch is one of few.
@@ -40,7 +40,7 @@ pub const LINGER_FILES_FEW: usize = 4;
 
 /// How long events can wait for a turn that is due anyway: as long as records gather for others. Less
 /// where so many come that the kernel's queue could overflow.
-pub const DEAF_MAX: Duration = Duration::from_millis(70);
+pub const DEAF_MAX: Duration = Duration::from_millis(90);
 
 /// The shortest time that events can wait, however many came: each wake-up costs 10 to 20 µs.
 pub const DEAF_MIN: Duration = Duration::from_millis(1);

@@ -47,6 +47,8 @@ struct Flow {
     destinations: Vec<Destination>,
     by_partition: HashMap<TopicPartition, DestinationId>,
     linger: Linger,
+    /// Until when nobody listens for events, as of the last turn.
+    deaf_until: Option<Duration>,
     telemetry: Telemetry,
 }
 
@@ -91,6 +93,7 @@ impl Pipeline {
                 destinations: Vec::new(),
                 by_partition: HashMap::new(),
                 linger: Linger::default(),
+                deaf_until: None,
                 telemetry,
             },
         }
@@ -122,6 +125,7 @@ impl Pipeline {
             next = next.min(source.turn(&mut out));
         }
         self.flow.cut_due(now);
+        self.flow.listen_or_not(now);
         next.min(Next::At(self.flow.due(now)))
     }
 
@@ -189,13 +193,14 @@ impl Pipeline {
             .collect()
     }
 
-    /// How long events can wait while records gather: what comes before they are cut is taken by that
-    /// turn, one wake-up for all. `None`: nothing gathers.
+    /// How long events can wait after a turn, while records gather or soon will: what comes before they
+    /// are cut is taken by that turn, one wake-up for all. `None`: nothing gathers.
     pub fn deaf_for(&self) -> Option<Duration> {
         let mut destinations = self.flow.destinations.iter();
         let is_gathering = destinations.any(|destination| destination.opened_at().is_some());
+        let is_deaf = is_gathering || self.flow.deaf_until.is_some();
         let bounds = self.sources.iter().map(|source| source.events_wait_max());
-        is_gathering.then(|| bounds.fold(DEAF_MAX, Duration::min))
+        is_deaf.then(|| bounds.fold(DEAF_MAX, Duration::min))
     }
 
     /// Cuts and appends what is gathered; whether all of it is in the spool.
@@ -238,13 +243,19 @@ impl Flow {
         }
     }
 
-    /// When something is to be cut or offered again.
+    fn listen_or_not(&mut self, now: Now) {
+        let told = *self.spool.linger().borrow();
+        self.deaf_until = self.linger.deaf_until(now.monotonic, told);
+    }
+
+    /// When something is to be cut, offered again or listened for.
     fn due(&self, now: Now) -> Duration {
         let mut due = now.monotonic + IDLE_MAX;
         if self.destinations.iter().any(Destination::is_blocked) {
             due = due.min(now.monotonic + SPOOL_RETRY);
         }
-        self.gathered_at().map_or(due, |at| due.min(at))
+        let soon = self.gathered_at().into_iter().chain(self.deaf_until);
+        soon.fold(due, Duration::min)
     }
 }
 

@@ -4,6 +4,10 @@
 //! others come meanwhile, and how many will is told by how many files were read lately: a thousand files
 //! with a line a second each would otherwise make a batch of nearly every line. So the linger grows with
 //! the number of files. One file alone waits no longer than it must, because it has nobody to wait for.
+//!
+//! While many files are written to, batches follow each other at the linger's pace: from one to the next
+//! nobody listens, and the turn that cuts takes all that came meanwhile. A line waits as long as if the
+//! first one were listened for, and the data thread wakes once a batch instead of twice.
 
 use std::time::Duration;
 
@@ -49,18 +53,32 @@ impl Linger {
     /// When batches are to be cut of which the first got its first record at `opened`. `told` is what the
     /// aggregator asks for.
     pub(super) fn due(&self, opened: Duration, told: Duration) -> Duration {
-        let files = self.files_at(opened);
-        let others = u32::try_from(files.saturating_sub(1)).unwrap_or(u32::MAX);
-        let shared = LINGER_PER_FILE
-            .saturating_mul(others)
-            .min(LINGER_SHARED_MAX);
-        let linger = told.max(LINGER_MIN) + shared;
-        if files > LINGER_FILES_FEW {
+        let linger = self.linger(opened, told);
+        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
+        if self.is_shared(opened) && since_last + linger < opened {
+            // The first record after a quiet time is one of many.
             return opened + linger;
         }
-        // The first record after a quiet time goes at once; those that follow gather.
-        let since_last = self.cut_at.map_or(Duration::ZERO, |at| at + linger);
+        // Alone it goes at once; those that follow gather.
         since_last.clamp(opened, opened + linger)
+    }
+
+    /// Until when nobody need listen, because what comes is taken by the turn that cuts next: while many
+    /// files are read, and the last batch is not long ago.
+    pub(super) fn deaf_until(&self, now: Duration, told: Duration) -> Option<Duration> {
+        let until = self.cut_at? + self.linger(now, told);
+        (self.is_shared(now) && now < until).then_some(until)
+    }
+
+    fn linger(&self, now: Duration, told: Duration) -> Duration {
+        let others = self.files_at(now).saturating_sub(1);
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let shared = LINGER_PER_FILE.saturating_mul(others);
+        told.max(LINGER_MIN) + shared.min(LINGER_SHARED_MAX)
+    }
+
+    fn is_shared(&self, now: Duration) -> bool {
+        self.files_at(now) > LINGER_FILES_FEW
     }
 
     /// How many files were read lately, as of a moment that is no earlier than the last of them.
@@ -126,6 +144,40 @@ mod tests {
         linger.took(LineageId(0), later);
         linger.cut(later);
         assert_eq!(linger.due(later, TOLD), later + LINGER_MIN);
+    }
+
+    #[test]
+    fn batches_of_many_files_follow_each_other_at_the_lingers_pace() {
+        let mut linger = Linger::default();
+        let cut = Duration::from_secs(10);
+        for file in 0..1_000 {
+            linger.took(LineageId(file), cut);
+        }
+        linger.cut(cut);
+        let next = cut + LINGER_MIN + LINGER_SHARED_MAX;
+        assert_eq!(linger.deaf_until(cut, TOLD), Some(next));
+        // Met early, or by the turn that ends the pause.
+        for opened in [cut + LINGER_MIN, next] {
+            assert_eq!(linger.due(opened, TOLD), next);
+        }
+        assert_eq!(linger.deaf_until(next, TOLD), None);
+        // Nothing came for a while: what comes then is waited for.
+        let later = next + Duration::from_millis(500);
+        assert_eq!(
+            linger.due(later, TOLD),
+            later + LINGER_MIN + LINGER_SHARED_MAX
+        );
+    }
+
+    #[test]
+    fn few_files_are_always_listened_for() {
+        let mut linger = Linger::default();
+        let cut = Duration::from_secs(10);
+        for file in 0..LINGER_FILES_FEW as u64 {
+            linger.took(LineageId(file), cut);
+        }
+        linger.cut(cut);
+        assert_eq!(linger.deaf_until(cut, TOLD), None);
     }
 
     #[test]
