@@ -2,7 +2,8 @@
 //!
 //! Sources change, and nothing else: each that is configured otherwise is replaced by one that goes on
 //! from the committed offsets, those that are the same are not touched. A source that is gone is replaced
-//! by one that means nothing, so that what it has open is still read to its end.
+//! by one that means nothing, so that what it has open is still read to its end, unless an entry that is
+//! new means it: then the entry was renamed, and goes on with it.
 
 use std::collections::BTreeMap;
 
@@ -39,11 +40,14 @@ pub(crate) fn compare(running: &[FileConfig], wanted: &[FileConfig]) -> Differen
     };
     let (running, mut wanted) = (by_name(running), by_name(wanted));
     let mut difference = Difference::default();
+    let mut gone = Vec::new();
     for (name, old) in running {
-        if let Some(new) = wanted.remove(&name) {
-            difference.add_changed(&old, new);
-            continue;
+        match wanted.remove(&name) {
+            Some(new) => difference.add_changed(&old, new),
+            None => gone.push((name, old)),
         }
+    }
+    for (name, old) in gone {
         difference.changes.push(Change {
             option: format!("logs.{name}"),
             was: Some(format!("{:?}", old.files)),
@@ -51,6 +55,7 @@ pub(crate) fn compare(running: &[FileConfig], wanted: &[FileConfig]) -> Differen
         });
         difference.sources.push(FileConfig {
             files: Vec::new(),
+            heirs: wanted.values().cloned().collect(),
             ..old
         });
     }
@@ -137,8 +142,9 @@ fn options(config: &FileConfig) -> Vec<(&'static str, String)> {
         multiline,
         files_open_max: _,
         files_detached_max: _,
-        // Who else there is matters to what is resumed alone.
+        // Who else there is, or comes after it, matters to what is resumed alone.
         beside: _,
+        heirs: _,
     } = config;
     vec![
         ("files", format!("{files:?}")),
@@ -176,6 +182,7 @@ mod tests {
             files_open_max: 500,
             files_detached_max: 500,
             beside: Vec::new(),
+            heirs: Vec::new(),
         }
     }
 
@@ -211,6 +218,12 @@ mod tests {
         let difference = compare(&[source("app")], &[]);
         assert_eq!(difference.sources.len(), 1);
         assert!(difference.sources[0].files.is_empty());
+    }
+
+    #[test]
+    fn what_a_source_had_is_left_to_those_that_are_new() {
+        let difference = compare(&[source("app"), source("b")], &[source("b"), source("web")]);
+        assert_eq!(difference.sources[0].heirs, [source("web")]);
     }
 
     #[test]

@@ -379,6 +379,7 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
             files_open_max,
             files_detached_max,
             beside: config.logs.keys().cloned().collect(),
+            heirs: Vec::new(),
         }
     });
     sources.collect()

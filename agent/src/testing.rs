@@ -114,6 +114,7 @@ impl World {
             files_open_max: 500,
             files_detached_max: 500,
             beside: Vec::new(),
+            heirs: Vec::new(),
         };
         World {
             spool_config: SpoolConfig {
@@ -270,11 +271,21 @@ impl World {
     /// Has the running agent go on with what `config` says now, as SIGHUP does.
     #[cfg(test)]
     pub(crate) fn reload(&mut self) {
+        self.reload_to(std::slice::from_ref(&self.config.clone()));
+    }
+
+    /// Has sources take the place of those of their names.
+    #[cfg(test)]
+    pub(crate) fn reload_to(&mut self, configs: &[FileConfig]) {
         let spool = self.spool();
         let agent = self.agent.as_mut().unwrap();
-        let telemetry = agent.telemetry.source(&self.config.name);
-        let source = FileSource::new(self.config.clone(), &spool.salt(), telemetry);
-        agent.pipeline.put(vec![Box::new(source.unwrap())]);
+        let sources = configs.iter().map(|config| {
+            let telemetry = agent.telemetry.source(&config.name);
+            let source = FileSource::new(config.clone(), &spool.salt(), telemetry);
+            Box::new(source.unwrap()) as Box<dyn Source>
+        });
+        let sources = sources.collect();
+        agent.pipeline.put(sources);
     }
 
     /// As `kill -9`: what is written stays written, all else is gone.

@@ -14,6 +14,7 @@ use model::position::FileKey;
 use crate::files::{SourceFiles, Totals};
 use crate::pipeline::Outlet;
 use crate::spool::Spool;
+use file::LeftLife;
 use file::audit::ClosedEpoch;
 
 pub mod file;
@@ -62,6 +63,8 @@ pub trait Source: Send {
 pub struct Inheritance {
     /// Files that may have no name any more: nobody can open them again.
     pub files: Vec<OpenFile>,
+    /// What no position tells of the lives of files that go on.
+    pub lives: Vec<LeftLife>,
     /// Files that were said not to be meant.
     pub aside: HashSet<FileKey>,
     /// Lives of files that ended, the last ones.

@@ -70,7 +70,7 @@ use std::time::Duration;
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::{TopicName, TopicPartition};
 use model::header;
-use model::position::{FileKey, KeyLevel};
+use model::position::{FileKey, KeyLevel, LineageId};
 
 use super::{Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
@@ -94,6 +94,7 @@ use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
 use reconcile::{Directory, Passes};
+pub use resume::LeftLife;
 use vetting::Vettings;
 use watch::{Hint, Spot, Watch};
 
@@ -128,6 +129,8 @@ pub struct FileConfig {
     pub files_detached_max: usize,
     /// The names of all sources of the agent: what one of another name has read is free to take.
     pub beside: Vec<String>,
+    /// Those that are new where this one is gone: what they mean is theirs.
+    pub heirs: Vec<FileConfig>,
 }
 
 /// Where reading begins in files that are there at the very first start.
@@ -154,6 +157,7 @@ pub enum LongLines {
 pub struct FileSource {
     config: FileConfig,
     patterns: Arc<Patterns>,
+    heirs: Vec<Patterns>,
     telemetry: SourceTelemetry,
     audit: Audit,
     reader: Reader,
@@ -171,6 +175,7 @@ pub struct FileSource {
     next_aside: Option<Duration>,
     /// What the source left whose place this one takes, until it has resumed.
     inherited: HashMap<FileKey, OpenFile>,
+    inherited_lives: HashMap<(LineageId, u32), LeftLife>,
     /// Files of which was said before that they are not meant.
     told_aside: HashSet<FileKey>,
     /// Lineages with files that are finished or cannot be seen.
@@ -244,8 +249,11 @@ impl FileSource {
         let own_output =
             stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher, KeyLevel::Handle));
         let own_output = own_output.ok();
+        let patterns = |of: &FileConfig| Patterns::new(&of.files, &of.exclude);
+        let heirs: Result<Vec<Patterns>, _> = config.heirs.iter().map(patterns).collect();
         Ok(FileSource {
-            patterns: Arc::new(Patterns::new(&config.files, &config.exclude)?),
+            patterns: Arc::new(patterns(&config)?),
+            heirs: heirs?,
             reader: Reader::new(hasher, &config),
             audit: Audit::new(&config.name),
             config,
@@ -260,6 +268,7 @@ impl FileSource {
             known: HashMap::new(),
             aside: HashMap::new(),
             inherited: HashMap::new(),
+            inherited_lives: HashMap::new(),
             told_aside: HashSet::new(),
             next_aside: None,
             remembering: BTreeSet::new(),
@@ -304,6 +313,7 @@ impl Source for FileSource {
         if self.phase == Phase::New {
             self.resume(out);
             self.inherited.clear();
+            self.inherited_lives.clear();
         }
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
             self.reconcile(out);

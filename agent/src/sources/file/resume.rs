@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::position::{Codec, LineageId, Position};
 
@@ -25,7 +26,7 @@ use super::lineage::{Epoch, Life};
 use super::moved::Arrival;
 use super::reader::Reader;
 use super::watch::Spot;
-use super::{EpochId, FileSource, Inheritance, OpenFile, Phase};
+use super::{EpochId, FileSource, Inheritance, OpenFile, Phase, kernel};
 use crate::ambient::Now;
 use crate::limits::{FORGET_AFTER, HOLD_MAX};
 use crate::pipeline::Outlet;
@@ -59,7 +60,7 @@ impl FileSource {
                 // What was rotated while it was meant is still read to its end.
                 let is_draining = |placed: &Placed| {
                     let left = self.inherited.get(&placed.position.key);
-                    left.is_some_and(|left| left.is_draining)
+                    left.is_some_and(|left| left.is_draining) && !self.is_left_to_heirs(placed)
                 };
                 let (draining, aside) = epochs.into_iter().partition(is_draining);
                 self.set_aside(&path, aside, &mut listings, out);
@@ -75,6 +76,17 @@ impl FileSource {
         for placed in ownerless {
             self.aside.entry(placed.position.key).or_insert(placed);
         }
+    }
+
+    /// Whether a source that is new means the file by the name that it has now: it goes on with it.
+    fn is_left_to_heirs(&self, placed: &Placed) -> bool {
+        let position = &placed.position;
+        let open = self.inherited.get(&position.key);
+        // No event may have told of its last rename yet.
+        let now = open.and_then(|left| kernel::path_of(&left.file).ok());
+        let known = place_of(position).unwrap_or_else(|| path_of(position));
+        let mut paths = now.iter().chain([&known]);
+        paths.any(|path| self.heirs.iter().any(|heir| heir.matches(path)))
     }
 
     /// Whether a position is one of the source of this name.
@@ -109,7 +121,7 @@ impl FileSource {
                     why: Why::Excluded,
                 };
                 let epoch = resumed(position, out.now());
-                if !self.told_aside.contains(&position.key) {
+                if !self.told_aside.contains(&position.key) && !self.is_left_to_heirs(&placed) {
                     self.audit.closed(path, &epoch, ending, out);
                 }
             }
@@ -166,7 +178,14 @@ impl FileSource {
         } else {
             self.find_or_inherit(&path, &position, listings)
         };
-        let epoch = resumed(&position, out.now());
+        let mut epoch = resumed(&position, out.now());
+        if let Some(left) = self
+            .inherited_lives
+            .get(&(position.lineage, position.epoch))
+        {
+            epoch.account = left.account;
+            epoch.size_seen = epoch.size_seen.max(left.size_seen);
+        }
         if let Some(lineage) = &mut self.lineages[index] {
             lineage.last_epoch = lineage.last_epoch.max(Some(position.epoch));
             lineage.epochs.push_front(epoch);
@@ -278,11 +297,22 @@ impl FileSource {
     pub(super) fn leave(&mut self) -> Inheritance {
         let mut left = Inheritance {
             files: Vec::new(),
+            lives: Vec::new(),
             aside: self.aside.keys().copied().collect(),
             closed: self.audit.recent(),
         };
         let lineages = self.lineages.iter().flatten();
-        for epoch in lineages.flat_map(|lineage| &lineage.epochs) {
+        let epochs = lineages.flat_map(|lineage| lineage.epochs.iter().map(|it| (lineage.id, it)));
+        for (lineage, epoch) in epochs {
+            left.lives.push(LeftLife {
+                id: (lineage, epoch.number),
+                size_seen: epoch.size_seen,
+                account: epoch.account,
+                sought: match epoch.life {
+                    Life::Truncated(since) => Some((since, epoch.cut_by)),
+                    _ => None,
+                },
+            });
             let Some(file) = epoch.content.as_ref().map(Content::file) else {
                 continue;
             };
@@ -303,6 +333,8 @@ impl FileSource {
     pub(super) fn take_over(&mut self, left: Inheritance) {
         let files = left.files.into_iter();
         self.inherited = files.map(|left| (left.key, left)).collect();
+        let lives = left.lives.into_iter();
+        self.inherited_lives = lives.map(|life| (life.id, life)).collect();
         self.told_aside = left.aside;
         self.audit.inherit(left.closed);
     }
@@ -375,7 +407,14 @@ impl FileSource {
                     self.say_unreadable(&path_of(&position), &error);
                     self.try_again(id, out.now());
                 }
-                _ => self.seek_gone(id, Why::MissingAfterRestart, out),
+                _ => {
+                    let life = self
+                        .inherited_lives
+                        .get(&(position.lineage, position.epoch));
+                    let gone = (out.now().monotonic, Why::MissingAfterRestart);
+                    let sought = life.and_then(|life| life.sought).unwrap_or(gone);
+                    self.seek_gone_since(id, sought, out);
+                }
             }
         }
     }
@@ -415,9 +454,17 @@ impl FileSource {
 
     /// The inode is not found, or has a newer life. Perhaps a copy is left.
     fn seek_gone(&mut self, id: EpochId, why: Why, out: &mut Outlet<'_>) {
-        let now = out.now().monotonic;
+        self.seek_gone_since(id, (out.now().monotonic, why), out);
+    }
+
+    fn seek_gone_since(
+        &mut self,
+        id: EpochId,
+        (since, why): (Duration, Why),
+        out: &mut Outlet<'_>,
+    ) {
         if let Some(epoch) = self.epoch(id) {
-            epoch.life = Life::Truncated(now);
+            epoch.life = Life::Truncated(since);
             epoch.cut_by = why;
             self.seek_copy(id, out);
         }
@@ -546,6 +593,15 @@ impl FileSource {
         self.note(id, out);
         self.queue(id.lineage);
     }
+}
+
+/// What no position tells of a file's life, left by one source to the one that takes its place.
+pub struct LeftLife {
+    id: (LineageId, u32),
+    size_seen: u64,
+    account: Account,
+    /// Since when its copy is looked for, and what its rest is lost to if there is none.
+    sought: Option<(Duration, Why)>,
 }
 
 /// A position whose file was not seen, and why if that is known.

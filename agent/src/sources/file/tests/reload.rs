@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{expected, numbered};
 use crate::files::State;
 use crate::limits::{COPY_GRACE, LATE, QUIET};
+use crate::sources::file::FileConfig;
 use crate::sources::file::audit::Why;
 use crate::spool::SyncTurn;
 use crate::testing::World;
@@ -182,4 +183,52 @@ fn a_reload_waits_until_a_full_spool_has_room() {
     }
     assert_eq!(lines, 1);
     assert!(world.losses().is_empty());
+}
+
+#[test]
+fn an_entry_that_gets_another_name_reads_nothing_twice() {
+    let mut world = World::with_rotated();
+    let mut writer = world.writer("a.log");
+    writer.write_all(b"1\npart").unwrap();
+    world.settle();
+    world.rename("a.log", "a.log.1");
+    world.append("a.log", "new\nmore");
+    world.run_for(Duration::from_secs(1));
+    let renamed = FileConfig {
+        name: "app2".to_owned(),
+        beside: vec!["app2".to_owned()],
+        ..world.config.clone()
+    };
+    let gone = FileConfig {
+        files: Vec::new(),
+        heirs: vec![renamed.clone()],
+        ..world.config.clone()
+    };
+    world.reload_to(&[gone, renamed]);
+    world.settle();
+    writer.write_all(b"ial\n").unwrap();
+    drop(writer);
+    world.append("a.log", " new\n");
+    world.run_for(Duration::from_secs(30));
+    let mut all: Vec<String> = world.lines().into_values().flatten().collect();
+    all.sort();
+    assert_eq!(all, ["1", "more new", "new", "partial"]);
+    // What goes on is not lost.
+    assert!(world.closed().iter().all(|it| it.3 != Why::Excluded));
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_reload_while_a_copy_is_looked_for_still_counts_what_was_lost() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..50));
+    world.append("a.log", &"x".repeat(1000));
+    world.settle();
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_secs(1));
+    world.config.labels.push(("x".to_owned(), "y".to_owned()));
+    world.reload();
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.losses(), ["truncated 1 1000"]);
 }
