@@ -4,13 +4,15 @@
 //! wrote is the truth that everything else is held against. It writes as programs do, in pieces
 //! that do not end at a line, and ends a line before it rotates.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::checker::Written;
 use super::line::{Line, Stream};
@@ -26,6 +28,9 @@ pub enum Rotation {
     Copytruncate,
     /// A new name each time: `app-1.log`, `app-2.log`.
     Create,
+    /// The program logrotate itself, with `create`. The writer goes on in the renamed file until it is
+    /// done, as programs do until they are told to open their logs again.
+    Logrotate,
 }
 
 /// What to write. Also the command line of the writer process.
@@ -114,6 +119,8 @@ struct Writer<'a> {
     rest: Vec<u8>,
     random: fastrand::Rng,
     written: Written,
+    /// logrotate while it runs.
+    rotating: Option<Child>,
 }
 
 impl<'a> Writer<'a> {
@@ -129,13 +136,15 @@ impl<'a> Writer<'a> {
             rest: Vec::new(),
             random: fastrand::Rng::with_seed(plan.seed),
             written: Written::new(),
+            rotating: None,
         })
     }
 
     /// Writes up to `due` lines, fewer when the file is to be rotated; returns how many.
     fn write_lines(&mut self, due: u64) -> Result<u64> {
+        self.follow_logrotate()?;
         let room = match self.plan.rotation {
-            Rotation::None => u64::MAX,
+            Rotation::None | Rotation::Logrotate => u64::MAX,
             _ => self.plan.rotate_lines - self.lines_in_file,
         };
         let lines = due.min(room).min(LINES_AT_ONCE);
@@ -163,6 +172,29 @@ impl<'a> Writer<'a> {
         Ok(lines)
     }
 
+    /// Starts logrotate once the file is full, and goes to the new file once it is done.
+    fn follow_logrotate(&mut self) -> Result<()> {
+        if self.plan.rotation != Rotation::Logrotate {
+            return Ok(());
+        }
+        match &mut self.rotating {
+            None if self.lines_in_file >= self.plan.rotate_lines => {
+                self.rotating = Some(logrotate(self.plan)?);
+            }
+            None => {}
+            Some(running) => {
+                if let Some(status) = running.try_wait().context("ask for logrotate")? {
+                    ensure!(status.success(), "logrotate failed: {status}");
+                    self.rotating = None;
+                    let rest = std::mem::take(&mut self.rest);
+                    self.file.write_all(&rest).context("end a line")?;
+                    self.rotate()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn rotate(&mut self) -> Result<()> {
         self.account();
         let path = self.plan.path_of(self.stream.file);
@@ -170,6 +202,7 @@ impl<'a> Writer<'a> {
         self.lines_in_file = 0;
         match self.plan.rotation {
             Rotation::None => {}
+            Rotation::Logrotate => self.file = append(&path)?,
             Rotation::Create => self.file = append(&self.plan.path_of(self.stream.file))?,
             Rotation::Rename => {
                 self.shift(&path)?;
@@ -209,6 +242,9 @@ impl<'a> Writer<'a> {
     }
 
     fn end(mut self) -> Result<Written> {
+        if let Some(mut running) = self.rotating.take() {
+            running.wait().context("wait for logrotate")?;
+        }
         let rest = std::mem::take(&mut self.rest);
         self.file
             .write_all(&rest)
@@ -216,6 +252,26 @@ impl<'a> Writer<'a> {
         self.account();
         Ok(self.written)
     }
+}
+
+/// Has logrotate rotate the plan's file now.
+fn logrotate(plan: &Plan) -> Result<Child> {
+    let path = plan.path();
+    let scratch = plan.dir.join("logrotate");
+    fs::create_dir_all(&scratch).context("make a folder for logrotate")?;
+    let name = |what: &str| scratch.join(format!("{}.{what}", plan.writer));
+    let (config, state) = (name("conf"), name("state"));
+    let (path, keep) = (path.display(), plan.keep);
+    let text = format!("\"{path}\" {{\nrotate {keep}\ncreate\n}}\n");
+    fs::write(&config, text).context("configure logrotate")?;
+    // It refuses what others can write.
+    fs::set_permissions(&plan.dir, Permissions::from_mode(0o755))?;
+    fs::set_permissions(&config, Permissions::from_mode(0o644))?;
+    let sbin = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let mut command = Command::new("logrotate");
+    command.env("PATH", sbin).arg("--force").arg("--state");
+    let child = command.arg(state).arg(config).spawn();
+    child.context("start logrotate")
 }
 
 fn append(path: &Path) -> Result<File> {
