@@ -114,6 +114,10 @@ pub struct Glob {
     pub span: Span,
 }
 
+/// A pattern of what is left out: of paths or, without a slash or behind `**/`, of the names of files and
+/// directories anywhere.
+struct Excluded(Glob);
+
 /// Where reading begins in files that are there at the first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
@@ -237,7 +241,11 @@ impl Section for LogsConfig {
     fn read(fields: &mut Fields<'_>) -> LogsConfig {
         let section = LogsConfig {
             files: fields.required_list("files", "Patterns of the files to tail."),
-            exclude: fields.list("exclude", "Patterns of files that are not tailed."),
+            exclude: fields
+                .list("exclude", "Patterns of files that are not tailed.")
+                .into_iter()
+                .map(|Excluded(glob)| glob)
+                .collect(),
             topic: fields
                 .value(
                     "topic",
@@ -356,6 +364,26 @@ impl Value for Glob {
 
     fn show(&self) -> String {
         self.pattern.clone()
+    }
+}
+
+impl Value for Excluded {
+    const KIND: &'static str =
+        "a pattern of paths such as /var/log/nginx/*.gz, or of names such as *.gz";
+
+    fn read(scalar: &Scalar<'_>) -> Result<Excluded, Mismatch> {
+        let mut glob = Glob::read(scalar)?;
+        let text = scalar.text;
+        if text.starts_with("**/") {
+            text.clone_into(&mut glob.pattern);
+        } else if !text.contains('/') {
+            glob.pattern = format!("**/{text}");
+        }
+        Ok(Excluded(glob))
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
     }
 }
 

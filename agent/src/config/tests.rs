@@ -1,6 +1,9 @@
+use std::path::Path;
+
 use config::load::load_text;
 
 use super::*;
+use crate::sources::file::pattern::Patterns;
 
 #[test]
 fn the_sample_names_every_option() {
@@ -120,4 +123,24 @@ fn labels_that_leave_no_room_for_lines_are_a_mistake() {
     );
     check(&many(100), "");
     check(&many(101), "101 `labels`");
+}
+
+#[test]
+fn what_is_left_out_is_told_by_name_or_by_path() {
+    let text = "logs:\n  app:\n    files: /srv/**/*\n    exclude: ['*.gz', '**/tmp', /srv/a/*]\n";
+    let loaded = load_text::<AgentConfig>(text).unwrap();
+    let logs = &loaded.config.logs["app"];
+    let patterns: Vec<String> = logs.exclude.iter().map(|one| one.pattern.clone()).collect();
+    assert_eq!(patterns, ["**/*.gz", "**/tmp", "/srv/a/*"]);
+    let patterns = Patterns::new(&["/srv/**/*".to_owned()], &patterns).unwrap();
+    for (path, is_meant) in [
+        ("/srv/x/y.log", true),
+        ("/srv/x/y.log.gz", false),
+        ("/srv/y.gz", false),
+        ("/srv/tmp", false),
+        ("/srv/a/y.log", false),
+        ("/srv/b/y.log", true),
+    ] {
+        assert_eq!(patterns.matches(Path::new(path)), is_meant, "{path}");
+    }
 }
