@@ -270,14 +270,19 @@ fn say_document(checked: anyhow::Result<Checked>) -> anyhow::Result<()> {
 }
 
 fn say_files(arguments: &FilesArguments) -> anyhow::Result<()> {
+    let loaded = loaded(&arguments.configured);
+    let sources = loaded.as_ref().map_or_else(
+        |_| Vec::new(),
+        |loaded| loaded.config.logs.keys().cloned().collect(),
+    );
     let data_dir = match &arguments.configured.data_dir {
         // No configuration is needed to find the socket.
         Some(data_dir) => data_dir.clone(),
-        None => loaded(&arguments.configured)?.config.agent.data_dir,
+        None => loaded?.config.agent.data_dir,
     };
     let report = match runtime()?.block_on(ask_files(&data_dir))? {
         Some(report) => report,
-        None => stopped(&data_dir)?,
+        None => stopped(&data_dir, &sources)?,
     };
     if arguments.json {
         print(&report.json()?)

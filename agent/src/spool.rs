@@ -50,7 +50,7 @@ use meta::Meta;
 use partition::{Owner, Partition};
 use positions::{Loss, Placed, Table};
 
-pub use stored::stored_positions;
+pub use stored::{Stored, stored};
 pub use sync::SyncTurn;
 
 /// How a spool is opened.

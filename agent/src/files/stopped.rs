@@ -14,12 +14,15 @@ use commitlog::storage::disk::Disk;
 use model::position::Codec;
 
 use super::{FileRow, FileState, FilesReport, State};
-use crate::spool::stored_positions;
+use crate::sources::file::guard::Hasher;
+use crate::spool::{Stored, stored};
 
-/// What is known of the files of an agent that does not run.
-pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
+/// What is known of the files of an agent that does not run. `sources` are the names that it would have:
+/// the spool has them only hashed.
+pub fn stopped(data_dir: &Path, sources: &[String]) -> Result<FilesReport> {
     let storage: Arc<dyn Storage> = Arc::new(Disk);
-    let positions = stored_positions(&storage, data_dir)?;
+    let Stored { positions, salt } = stored(&storage, data_dir)?;
+    let hasher = salt.map(|salt| Hasher::new(&salt));
     // The newest life of a path is the one that it names.
     let mut newest: BTreeMap<_, u32> = BTreeMap::new();
     for placed in &positions {
@@ -65,7 +68,14 @@ pub fn stopped(data_dir: &Path) -> Result<FilesReport> {
             },
             detail: place.map(|place| format!("was last seen at {}", place.display())),
         };
-        report.files.push(FileRow::new("-", &file, position.offset));
+        let is_of = |source: &&String| {
+            let hasher = hasher.as_ref();
+            let lineage = hasher.map(|it| it.lineage(source, &position.path));
+            lineage == Some(position.lineage)
+        };
+        let source = sources.iter().find(is_of).map_or("-", String::as_str);
+        let row = FileRow::new(source, &file, position.offset);
+        report.files.push(row);
     }
     report.sort();
     Ok(report)

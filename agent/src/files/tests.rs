@@ -96,8 +96,12 @@ fn a_stopped_agents_files_are_told_from_its_spool() {
     world.kill();
     world.append("a.log", "three\n");
     world.remove("gone.log");
-    let report = stopped(&world.spool_config.data_dir).unwrap();
+    let data_dir = &world.spool_config.data_dir;
+    let report = stopped(data_dir, &["other".to_owned(), "app".to_owned()]).unwrap();
     assert!(!report.running);
+    assert!(report.files.iter().all(|file| file.source == "app"));
+    let report = stopped(data_dir, &[]).unwrap();
+    assert!(report.files.iter().all(|file| file.source == "-"));
     let file = |at: usize| {
         let file = &report.files[at];
         (
@@ -117,6 +121,6 @@ fn a_stopped_agents_files_are_told_from_its_spool() {
 #[test]
 fn a_directory_without_a_spool_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let error = stopped(dir.path()).unwrap_err().to_string();
+    let error = stopped(dir.path(), &[]).unwrap_err().to_string();
     assert!(error.contains("there is no spool"), "{error}");
 }

@@ -255,7 +255,7 @@ pub(super) fn newest_snapshot(
 }
 
 /// The spool's identity: from its file, else from a snapshot, with the producer id of the newest batch.
-fn load_meta(
+pub(super) fn load_meta(
     storage: &dyn Storage,
     dir: &Path,
     snapshot: Option<&Snapshot>,

@@ -1,5 +1,6 @@
-//! The positions of a spool that nobody has open, read without changing anything.
+//! What a spool that nobody has open knows of files, read without changing anything.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,17 +11,33 @@ use commitlog::storage::{EntryKind, Storage};
 use model::header;
 use model::position::Position;
 
-use super::open::{DIR, SpoolReport, newest_snapshot};
+use super::open::{DIR, SpoolReport, load_meta, newest_snapshot};
 use super::positions::{Placed, Table};
 
-/// How far each file was read, as of the newest snapshot and the batches behind it. What of them is
-/// damaged is passed over, as the next start would.
-pub fn stored_positions(storage: &Arc<dyn Storage>, data_dir: &Path) -> Result<Vec<Placed>> {
+/// What a spool knows of files.
+pub struct Stored {
+    /// How far each was read.
+    pub positions: Vec<Placed>,
+    /// With what its names are hashed; `None` where that is damaged.
+    pub salt: Option<[u8; 16]>,
+}
+
+/// Reads the newest snapshot and the batches behind it. What of them is damaged is passed over, as the next
+/// start would.
+pub fn stored(storage: &Arc<dyn Storage>, data_dir: &Path) -> Result<Stored> {
     let dir = data_dir.join(DIR);
     let entries = storage
         .list(&dir)
         .map_err(|error| Error::io(format!("there is no spool in {}", dir.display()), error))?;
-    let snapshot = newest_snapshot(&**storage, &dir, &mut SpoolReport::default());
+    let mut report = SpoolReport::default();
+    let snapshot = newest_snapshot(&**storage, &dir, &mut report);
+    let meta = load_meta(
+        &**storage,
+        &dir,
+        snapshot.as_ref(),
+        &BTreeMap::new(),
+        &mut report,
+    );
     let (folded, mut table) = match snapshot {
         Some(snapshot) => (snapshot.folded, snapshot.table),
         None => Default::default(),
@@ -37,7 +54,10 @@ pub fn stored_positions(storage: &Arc<dyn Storage>, data_dir: &Path) -> Result<V
             Ok(())
         })?;
     }
-    Ok(table.positions.into_values().collect())
+    Ok(Stored {
+        positions: table.positions.into_values().collect(),
+        salt: meta.map(|meta| meta.salt),
+    })
 }
 
 fn take(dumped: Dumped, name: &TopicPartition, table: &mut Table) {

@@ -13,10 +13,10 @@ const _: () = assert!(HEAD_BYTES <= GUARD_BYTES_MAX as usize && TAIL_BYTES <= HE
 
 /// Hashes with the spool's salt.
 #[derive(Clone)]
-pub(super) struct Hasher(hmac::Key);
+pub(crate) struct Hasher(hmac::Key);
 
 impl Hasher {
-    pub(super) fn new(salt: &[u8; 16]) -> Hasher {
+    pub(crate) fn new(salt: &[u8; 16]) -> Hasher {
         Hasher(hmac::Key::new(hmac::HMAC_SHA256, salt))
     }
 
@@ -33,7 +33,7 @@ impl Hasher {
     }
 
     /// The name of a path within a source.
-    pub(super) fn lineage(&self, source: &str, path: &[u8]) -> LineageId {
+    pub(crate) fn lineage(&self, source: &str, path: &[u8]) -> LineageId {
         let length = (source.len() as u64).to_be_bytes();
         let hash = self.hash(&[b"lineage", &length, source.as_bytes(), path]);
         LineageId((hash >> 64) as u64)

@@ -40,7 +40,7 @@ mod descriptors;
 mod discovery;
 pub mod encoding;
 mod find;
-mod guard;
+pub(crate) mod guard;
 mod holes;
 pub(crate) mod kernel;
 mod lineage;
