@@ -27,12 +27,12 @@ pub const LINGER_DEFAULT: Duration = Duration::from_millis(4);
 pub const LINGER_MIN: Duration = Duration::from_millis(1);
 
 /// The linger grows by this for each further file that was read lately: with ten of them a batch holds
-/// lines of most, and 36 ms more are little beside what a person notices.
-pub const LINGER_PER_FILE: Duration = Duration::from_millis(4);
+/// lines of most, and 40 ms more are little beside what a person notices.
+pub const LINGER_PER_FILE: Duration = Duration::from_micros(4_500);
 
-/// So much does the linger grow at most. Twelve batches a second cost less than 1 % of a core; with
-/// everything behind them a line is durable at its aggregator within 100 ms.
-pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(80);
+/// So much does the linger grow at most. Twelve batches a second cost about 1 % of a core; with everything
+/// behind them a line is durable at its aggregator within 100 ms.
+pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(85);
 
 /// While no more files than these are read, the first record after a quiet time goes at once: somebody may
 /// be looking at one of them, and its batch is one of few.

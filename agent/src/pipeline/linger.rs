@@ -98,8 +98,10 @@ impl Linger {
 const WINDOW: Duration = Duration::from_secs(2);
 
 /// More than these make the linger no longer.
-const FILES_COUNTED: usize =
-    (LINGER_SHARED_MAX.as_micros() / LINGER_PER_FILE.as_micros()) as usize + 1;
+const FILES_COUNTED: usize = LINGER_SHARED_MAX
+    .as_micros()
+    .div_ceil(LINGER_PER_FILE.as_micros()) as usize
+    + 1;
 
 #[cfg(test)]
 mod tests {
@@ -187,12 +189,12 @@ mod tests {
         linger.cut(Duration::from_secs(5));
         linger.took(LineageId(0), now);
         assert_eq!(linger.due(now, TOLD), now);
-        for file in 0..20 {
+        for file in 0..10 {
             linger.took(LineageId(file), now);
         }
         assert_eq!(
             linger.due(now, TOLD),
-            now + LINGER_MIN + 19 * LINGER_PER_FILE
+            now + LINGER_MIN + 9 * LINGER_PER_FILE
         );
     }
 }
