@@ -124,6 +124,7 @@ impl Pipeline {
             };
             next = next.min(source.turn(&mut out));
         }
+        self.sources.retain(|source| !source.is_over());
         self.flow.cut_due(now);
         self.flow.listen_or_not(now);
         next.min(Next::At(self.flow.due(now)))

@@ -45,6 +45,8 @@ pub const LOOKS: &str = "weir_agent_looks_total";
 pub const FILES: &str = "weir_agent_files";
 /// Files that cannot be read, by source.
 pub const FILES_UNREADABLE: &str = "weir_agent_files_unreadable";
+/// Directories that a source knows.
+pub const DIRECTORIES: &str = "weir_agent_directories";
 /// Bytes of followed files that are not read yet, by source.
 pub const FILE_UNREAD_BYTES: &str = "weir_agent_file_unread_bytes";
 /// Files that are held open, by source.
@@ -80,6 +82,7 @@ pub struct Telemetry {
     durable: IntGaugeVec,
     files: IntGaugeVec,
     files_unreadable: IntGaugeVec,
+    directories: IntGaugeVec,
     file_unread_bytes: IntGaugeVec,
     files_open: IntGaugeVec,
     sent_records: IntCounter,
@@ -103,6 +106,8 @@ pub struct SourceTelemetry {
     pub files: IntGauge,
     /// Files that cannot be read.
     pub files_unreadable: IntGauge,
+    /// Directories in which files are or can be.
+    pub directories: IntGauge,
 }
 
 impl Default for Telemetry {
@@ -146,6 +151,7 @@ impl Telemetry {
             ),
             files: of_source(FILES, "Files followed."),
             files_unreadable: of_source(FILES_UNREADABLE, "Files that cannot be read."),
+            directories: of_source(DIRECTORIES, "Directories in which files are or can be."),
             file_unread_bytes: of_source(
                 FILE_UNREAD_BYTES,
                 "Bytes of followed files that are not read yet.",
@@ -195,6 +201,7 @@ impl Telemetry {
             looks: self.looks.with_label_values(&[name]),
             files: self.files.with_label_values(&[name]),
             files_unreadable: self.files_unreadable.with_label_values(&[name]),
+            directories: self.directories.with_label_values(&[name]),
         }
     }
 

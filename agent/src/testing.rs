@@ -430,6 +430,12 @@ impl World {
         agent.telemetry.source(&self.config.name)
     }
 
+    /// How many sources the running agent has.
+    #[cfg(test)]
+    pub(crate) fn sources(&self) -> usize {
+        self.agent.as_ref().unwrap().pipeline.files().len()
+    }
+
     /// What the agent tells of its files.
     pub(crate) fn files(&self) -> SourceFiles {
         self.agent.as_ref().unwrap().pipeline.files().remove(0)

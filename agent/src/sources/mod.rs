@@ -42,6 +42,11 @@ pub trait Source: Send {
         }
     }
 
+    /// Whether it can never have anything more to do.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// What it leaves to the source that takes its place. It has no more turns.
     fn hand_over(&mut self) -> Inheritance {
         Inheritance::default()

@@ -89,6 +89,12 @@ enum Likeness {
 }
 
 impl Suspect {
+    /// Where it is.
+    pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
+        let moved_to = self.moved_to.as_ref().map(|spot| spot.directory);
+        moved_to.into_iter().chain([self.directory])
+    }
+
     /// What is told of it.
     pub(super) fn report(&self, source: &FileSource) -> FileState {
         FileState {

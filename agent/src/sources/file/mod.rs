@@ -10,6 +10,7 @@
 //! | `content.rs`, `compressed.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
 //! | `descriptors.rs` | which files stay open |
+//! | `directories.rs` | the directories that files are in |
 //! | `discovery.rs` | what the paths name now, and what that means |
 //! | `reconcile.rs` | looks at everything now and then, in case events were missed |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
@@ -37,6 +38,7 @@ mod content;
 mod copies;
 mod cutter;
 mod descriptors;
+mod directories;
 mod discovery;
 pub mod encoding;
 mod find;
@@ -164,6 +166,7 @@ pub struct FileSource {
     watch: Option<Watch>,
     directories: Vec<Directory>,
     directory_numbers: HashMap<PathBuf, usize>,
+    free_directories: Vec<usize>,
     /// Lineages keep their place; an empty place is used again.
     lineages: Vec<Option<Lineage>>,
     free_lineages: Vec<usize>,
@@ -263,6 +266,7 @@ impl FileSource {
             watch,
             directories: Vec::new(),
             directory_numbers: HashMap::new(),
+            free_directories: Vec::new(),
             lineages: Vec::new(),
             free_lineages: Vec::new(),
             known: HashMap::new(),
@@ -354,6 +358,12 @@ impl Source for FileSource {
 
     fn totals(&self) -> Totals {
         self.sum_up()
+    }
+
+    fn is_over(&self) -> bool {
+        let mut lineages = self.lineages.iter().flatten();
+        let means_nothing = self.config.files.is_empty() && self.phase == Phase::Running;
+        means_nothing && lineages.all(|it| it.is_over() && !it.needs_attention())
     }
 
     fn hand_over(&mut self) -> Inheritance {
@@ -678,12 +688,16 @@ impl FileSource {
     }
 
     fn say_counts(&self) {
-        let files = self.lineages.iter().flatten().count();
-        self.telemetry
-            .files
-            .set(i64::try_from(files).unwrap_or(i64::MAX));
-        let unreadable = i64::try_from(self.unreadable.len()).unwrap_or(i64::MAX);
-        self.telemetry.files_unreadable.set(unreadable);
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let SourceTelemetry {
+            files,
+            files_unreadable,
+            directories,
+            ..
+        } = &self.telemetry;
+        files.set(number(self.lineages.iter().flatten().count()));
+        files_unreadable.set(number(self.unreadable.len()));
+        directories.set(number(self.directory_numbers.len()));
     }
 }
 

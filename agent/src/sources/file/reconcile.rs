@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::discovery::is_absent;
 use super::pattern::Purpose;
-use super::{FileSource, Phase, StartAt, watch_hint};
+use super::{FileSource, Phase, StartAt};
 use crate::ambient::Now;
 use crate::limits::{
     OVERFLOW_SHARE, POLL_EVERY, RECONCILE_EVERY, RECONCILE_SHARE, STAT_CYCLE, STAT_FILES_MIN,
@@ -65,12 +65,12 @@ pub(super) struct Passes {
     /// When everything may be looked at again because events were lost.
     next_overflow: Duration,
     /// Directories that no event tells of.
-    polled: std::collections::BTreeSet<usize>,
+    pub(super) polled: std::collections::BTreeSet<usize>,
     next_poll: Duration,
     /// That directories are polled because they cannot be watched was said.
-    is_polling_told: bool,
+    pub(super) is_polling_told: bool,
     /// The same because no event tells what others do in them.
-    is_sharing_told: bool,
+    pub(super) is_sharing_told: bool,
 }
 
 impl Directory {
@@ -112,6 +112,11 @@ impl Passes {
         !self.is_all_doubtful && !self.polled.contains(&directory)
     }
 
+    /// Whether the last pass came by a directory.
+    pub(super) fn came_by(&self, directory: &Directory) -> bool {
+        directory.pass == self.number
+    }
+
     /// When polled directories are due; `None` while there are none.
     pub(super) fn next_poll(&self) -> Option<Duration> {
         (!self.polled.is_empty()).then_some(self.next_poll)
@@ -129,10 +134,7 @@ impl FileSource {
         patterns.walk(&mut |path, purpose| self.come_by(path, purpose));
         self.look_where_nobody_came();
         self.ask_lengths();
-        let again: Vec<PathBuf> = self.unreadable.keys().cloned().collect();
-        for path in again {
-            self.look_at_path(&path);
-        }
+        self.look_at_unreadable();
         let was_doubtful = std::mem::take(&mut self.passes.is_all_doubtful);
         let strangers = std::mem::take(&mut self.passes.strangers);
         self.meet_strangers(&strangers, out);
@@ -140,6 +142,7 @@ impl FileSource {
         self.seek_missing(out);
         self.look_at_late(now);
         self.forget_gone(out);
+        self.forget_directories();
         out.spool().remember_source(&self.config.name);
         if self.phase == Phase::FirstEver && self.config.start_at == StartAt::End {
             self.awaited = Some(out.spool().save_notes());
@@ -321,9 +324,8 @@ impl FileSource {
 
     /// Directories that the walk did not come by are gone, or not to be entered; their files may be left.
     fn look_where_nobody_came(&mut self) {
-        let pass = self.passes.number;
         for number in 0..self.directories.len() {
-            if self.directories[number].pass != pass {
+            if !self.passes.came_by(&self.directories[number]) {
                 self.directories[number].listing = Listing::default();
                 self.look_at_all_in(number);
                 // What only links lead to is never come by.
@@ -350,6 +352,17 @@ impl FileSource {
         }
     }
 
+    /// What could not be opened may be by now, or is gone.
+    fn look_at_unreadable(&mut self) {
+        let is_gone =
+            |path: &Path| matches!(path.symlink_metadata(), Err(error) if is_absent(&error));
+        self.unreadable.retain(|path, _| !is_gone(path));
+        let again: Vec<PathBuf> = self.unreadable.keys().cloned().collect();
+        for path in again {
+            self.look_at_path(&path);
+        }
+    }
+
     fn look_at_path(&mut self, path: &Path) {
         if let (Some(dir), Some(name)) = (path.parent(), path.file_name())
             && self.patterns.matches(path)
@@ -367,55 +380,6 @@ impl FileSource {
             lineage.is_some_and(|lineage| lineage.directory == number)
         };
         indices.filter(is_own).collect()
-    }
-
-    /// The number of a directory, which is watched from now on.
-    pub(super) fn directory(&mut self, path: &Path) -> usize {
-        if let Some(&number) = self.directory_numbers.get(path) {
-            return number;
-        }
-        let number = self.directories.len();
-        self.directory_numbers.insert(path.to_owned(), number);
-        self.directories.push(Directory::new(path));
-        self.watch_directory(number);
-        number
-    }
-
-    /// Watches a directory, or has it polled.
-    fn watch_directory(&mut self, number: usize) {
-        let path = &self.directories[number].path;
-        let watched = match &mut self.watch {
-            Some(watch) => watch.add(path, number),
-            None => Ok(()),
-        };
-        match watched {
-            Ok(()) if self.watch.is_some() && self.calls.is_event_reliable(path) => {
-                self.passes.polled.remove(&number);
-            }
-            Ok(()) => {
-                let is_unreliable = self.watch.is_some();
-                if is_unreliable && !std::mem::replace(&mut self.passes.is_sharing_told, true) {
-                    tracing::info!(source = self.config.name, path = %path.display(),
-                        "others write to this file system too, files are polled");
-                }
-                self.passes.polled.insert(number);
-            }
-            // What is to come is heard of from where it will be.
-            Err(error) if is_absent(&error) => {
-                self.passes.polled.remove(&number);
-                if let Some(parent) = path.parent().map(Path::to_owned) {
-                    let parent = self.directory(&parent);
-                    self.watch_directory(parent);
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.passes.is_polling_told, true) {
-                    tracing::warn!(source = self.config.name, path = ?path, %error,
-                        hint = watch_hint(&error), "directory is not watched, files are polled");
-                }
-                self.passes.polled.insert(number);
-            }
-        }
     }
 }
 

@@ -123,6 +123,15 @@ impl Stamp {
     }
 }
 
+impl Vettings {
+    /// Where the files are.
+    pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
+        let looking = self.looking.as_ref().map(|it| it.file.directory);
+        let waiting = self.waiting.iter().map(|it| it.directory);
+        waiting.chain(looking)
+    }
+}
+
 /// How the file is compressed, by its first bytes.
 pub(super) fn codec(file: &File) -> io::Result<Codec> {
     let mut first = [0; MAGIC_BYTES];

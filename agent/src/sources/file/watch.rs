@@ -90,17 +90,30 @@ impl Watch {
         }
         if let Some(old) = self.watches.insert(directory, id)
             && old != id
-            && let Some(named) = self.directories.get_mut(&old)
         {
-            named.retain(|&it| it != directory);
-            if named.is_empty() {
-                self.directories.remove(&old);
-                // The kernel may have dropped it already.
-                let removed = remove_watch(&self.inotify, old);
-                tracing::debug!(?removed, path = %path.display(), "another directory is watched");
-            }
+            self.leave(old, directory);
         }
         Ok(())
+    }
+
+    /// A number does not stand for a directory any more.
+    pub(super) fn forget(&mut self, directory: usize) {
+        if let Some(id) = self.watches.remove(&directory) {
+            self.leave(id, directory);
+        }
+    }
+
+    fn leave(&mut self, id: i32, directory: usize) {
+        let Some(named) = self.directories.get_mut(&id) else {
+            return;
+        };
+        named.retain(|&it| it != directory);
+        if named.is_empty() {
+            self.directories.remove(&id);
+            // The kernel may have dropped it already.
+            let removed = remove_watch(&self.inotify, id);
+            tracing::debug!(?removed, directory, "a directory is not watched any more");
+        }
     }
 
     /// Reads all events that are there.

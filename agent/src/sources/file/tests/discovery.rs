@@ -192,3 +192,34 @@ fn a_directory_whose_parents_come_later_is_followed_and_comes_back() {
     }
     assert_eq!(world.lines_of("a.log"), ["0", "1", "2"]);
 }
+
+#[test]
+fn directories_that_come_and_go_are_forgotten_with_their_files() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("*/*/0.log").display().to_string()];
+    world.run_for(Duration::from_secs(1));
+    let before = world.counted().directories.get();
+    let mut most = 0;
+    for pod in 0..20 {
+        fs::create_dir_all(world.path(&format!("{pod}/app"))).unwrap();
+        world.append(&format!("{pod}/app/0.log"), &format!("{pod}\n"));
+        world.run_for(Duration::from_secs(30));
+        fs::remove_dir_all(world.path(&pod.to_string())).unwrap();
+        world.run_for(Duration::from_secs(30));
+        // Its files are remembered for a day.
+        world.pass(DAY);
+        world.run_for(Duration::from_mins(1));
+        most = most.max(world.counted().directories.get());
+    }
+    assert_eq!(most, before);
+    let lines: usize = world.lines().into_values().map(|lines| lines.len()).sum();
+    assert_eq!(lines, 20);
+    // A number that was free stands for another directory.
+    fs::create_dir_all(world.path("x/app")).unwrap();
+    world.append("x/app/0.log", "1\n");
+    world.run_for(Duration::from_secs(5));
+    world.append("x/app/0.log", "2\n");
+    world.settle();
+    assert_eq!(world.lines_of("0.log")[20..], ["1", "2"]);
+    assert!(world.losses().is_empty());
+}

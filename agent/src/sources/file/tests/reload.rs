@@ -232,3 +232,22 @@ fn a_reload_while_a_copy_is_looked_for_still_counts_what_was_lost() {
     world.run_for(Duration::from_secs(30));
     assert_eq!(world.losses(), ["truncated 1 1000"]);
 }
+
+#[test]
+fn a_source_that_is_gone_ends_once_its_last_file_is_drained() {
+    let mut world = World::new();
+    let mut old = world.writer("a.log");
+    old.write_all(b"one\n").unwrap();
+    world.settle();
+    world.remove("a.log");
+    world.settle();
+    world.config.files.clear();
+    world.reload();
+    old.write_all(b"two\n").unwrap();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.sources(), 1);
+    drop(old);
+    world.run_for(QUIET + LATE + Duration::from_secs(11));
+    assert_eq!(world.sources(), 0);
+    assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+}
