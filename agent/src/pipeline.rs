@@ -150,9 +150,13 @@ impl Pipeline {
 
     /// Has these sources take the place of those with their names as soon as that can be.
     #[cfg(test)]
-    pub(crate) fn put(&mut self, sources: Vec<Box<dyn Source>>) {
+    pub(crate) fn put(&mut self, sources: Vec<Box<dyn Source>>, share: crate::sources::FilesShare) {
         let (done, _) = tokio::sync::oneshot::channel();
-        self.replacement = Some(Replacement { sources, done });
+        self.replacement = Some(Replacement {
+            sources,
+            share,
+            done,
+        });
     }
 
     /// Puts new sources in the place of those with their names, once all that those have taken is in the
@@ -161,9 +165,14 @@ impl Pipeline {
         if self.replacement.is_none() || !self.flush(now) {
             return;
         }
-        let Some(Replacement { sources, done }) = self.replacement.take() else {
+        let Some(replacement) = self.replacement.take() else {
             return;
         };
+        let Replacement {
+            sources,
+            share,
+            done,
+        } = replacement;
         for mut source in sources {
             let mut held = self.sources.iter_mut();
             match held.find(|held| held.name() == source.name()) {
@@ -173,6 +182,9 @@ impl Pipeline {
                 }
                 None => self.sources.push(source),
             }
+        }
+        for source in &mut self.sources {
+            source.share_files(share);
         }
         // Who asked may have gone.
         done.send(()).ok();

@@ -31,8 +31,8 @@ use crate::producer::stats::Stats;
 use crate::producer::transport::{SystemTransport, Transport};
 use crate::producer::{Host, Producer, ShipConfig};
 use crate::reload::{Difference, compare, restart_needed, taken_over};
-use crate::sources::Source;
 use crate::sources::file::{FileConfig, FileSource, StartAt};
+use crate::sources::{FilesShare, Source};
 use crate::spool::{Spool, SpoolConfig, SyncTurn};
 use crate::status::{self, Status};
 use crate::telemetry::Telemetry;
@@ -208,7 +208,7 @@ impl Running {
         let changed = std::mem::take(&mut difference.sources);
         let new = sources(changed.clone(), &self.spool, &self.telemetry)?;
         if !new.is_empty() {
-            let replaced = self.requests.replace(new).await;
+            let replaced = self.requests.replace(new, files_share(&taken)).await;
             replaced.context("the data thread has ended")?;
         }
         self.config = taken;
@@ -347,9 +347,10 @@ fn sources(
 /// What the entries under `logs` say.
 fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
     let own = config.agent.data_dir.join("**").display().to_string();
-    let share = |files: usize| (files / config.logs.len().max(1)).max(1);
-    let files_open_max = share(files_open(config));
-    let files_detached_max = files_open_max.max(share(files_allowed().min(FILES_DETACHED_MAX)));
+    let FilesShare {
+        open_max: files_open_max,
+        detached_max: files_detached_max,
+    } = files_share(config);
     let patterns = |globs: &[crate::config::Glob]| -> Vec<String> {
         globs.iter().map(|glob| glob.pattern.clone()).collect()
     };
@@ -383,6 +384,16 @@ fn file_sources(config: &AgentConfig, host: &Host) -> Vec<FileConfig> {
         }
     });
     sources.collect()
+}
+
+/// What each of the sources may hold open.
+fn files_share(config: &AgentConfig) -> FilesShare {
+    let share = |files: usize| (files / config.logs.len().max(1)).max(1);
+    let open_max = share(files_open(config));
+    FilesShare {
+        open_max,
+        detached_max: open_max.max(share(files_allowed().min(FILES_DETACHED_MAX))),
+    }
 }
 
 /// Files that all sources together may hold open: what is configured, as far as the process may.

@@ -285,7 +285,11 @@ impl World {
             Box::new(source.unwrap()) as Box<dyn Source>
         });
         let sources = sources.collect();
-        agent.pipeline.put(sources);
+        let share = crate::sources::FilesShare {
+            open_max: self.config.files_open_max,
+            detached_max: self.config.files_detached_max,
+        };
+        agent.pipeline.put(sources, share);
     }
 
     /// As `kill -9`: what is written stays written, all else is gone.

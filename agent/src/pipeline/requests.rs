@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{REQUEST_MAX, REQUESTS_MAX};
-use crate::sources::Source;
+use crate::sources::{FilesShare, Source};
 
 /// Asks the data thread. Clones ask the same one.
 #[derive(Clone)]
@@ -35,6 +35,8 @@ pub(super) enum Request {
 /// A change of sources under way.
 pub(super) struct Replacement {
     pub(super) sources: Vec<Box<dyn Source>>,
+    /// What each source may hold open from then on.
+    pub(super) share: FilesShare,
     pub(super) done: oneshot::Sender<()>,
 }
 
@@ -56,9 +58,15 @@ impl Requests {
     }
 
     /// Puts `sources` in the place of those with their names. Done when everything that the old ones had
-    /// taken is in the spool, which takes as long as the spool is full.
-    pub async fn replace(&self, sources: Vec<Box<dyn Source>>) -> Option<()> {
-        let request = |done| Request::Replace(Replacement { sources, done });
+    /// taken is in the spool, which takes as long as the spool is full. All sources have `share` then.
+    pub async fn replace(&self, sources: Vec<Box<dyn Source>>, share: FilesShare) -> Option<()> {
+        let request = |done| {
+            Request::Replace(Replacement {
+                sources,
+                share,
+                done,
+            })
+        };
         self.ask(request, Duration::MAX).await
     }
 

@@ -42,6 +42,11 @@ pub trait Source: Send {
         }
     }
 
+    /// How many files it may hold open from now on.
+    fn share_files(&mut self, share: FilesShare) {
+        let _ = share;
+    }
+
     /// Whether it can never have anything more to do.
     fn is_over(&self) -> bool {
         false
@@ -61,6 +66,15 @@ pub trait Source: Send {
     fn totals(&self) -> Totals {
         Totals::default()
     }
+}
+
+/// A source's share of the files that may be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilesShare {
+    /// Held open at once.
+    pub open_max: usize,
+    /// The same where they are rotated or deleted ones with unread bytes: what the process can have.
+    pub detached_max: usize,
 }
 
 /// What a source leaves to the one that takes its place.

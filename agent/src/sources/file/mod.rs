@@ -74,7 +74,7 @@ use commitlog::id::{TopicName, TopicPartition};
 use model::header;
 use model::position::{FileKey, KeyLevel, LineageId};
 
-use super::{Inheritance, Next, OpenFile, Source};
+use super::{FilesShare, Inheritance, Next, OpenFile, Source};
 use crate::ambient::Now;
 use crate::files::{SourceFiles, Totals};
 use crate::limits::{
@@ -358,6 +358,11 @@ impl Source for FileSource {
 
     fn totals(&self) -> Totals {
         self.sum_up()
+    }
+
+    fn share_files(&mut self, share: FilesShare) {
+        self.config.files_open_max = share.open_max;
+        self.config.files_detached_max = share.detached_max;
     }
 
     fn is_over(&self) -> bool {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::{expected, numbered};
 use crate::files::State;
-use crate::limits::{COPY_GRACE, LATE, QUIET};
+use crate::limits::{COPY_GRACE, IDLE_CLOSED_AFTER, LATE, QUIET};
 use crate::sources::file::FileConfig;
 use crate::sources::file::audit::Why;
 use crate::spool::SyncTurn;
-use crate::testing::World;
+use crate::testing::{World, open_below};
 
 #[test]
 fn a_reload_that_changes_labels_keeps_every_offset() {
@@ -250,4 +250,30 @@ fn a_source_that_is_gone_ends_once_its_last_file_is_drained() {
     world.run_for(QUIET + LATE + Duration::from_secs(11));
     assert_eq!(world.sources(), 0);
     assert_eq!(world.lines_of("a.log"), ["one", "two"]);
+}
+
+#[test]
+fn a_source_that_stays_gives_open_files_up_to_one_that_comes() {
+    let mut world = World::new();
+    for file in 0..10 {
+        world.append(&format!("{file}.log"), &numbered(0..3));
+    }
+    world.settle();
+    assert_eq!(open_below(&world.logs), 10);
+    let comes = FileConfig {
+        name: "b".to_owned(),
+        files: vec![world.path("*.txt").display().to_string()],
+        ..world.config.clone()
+    };
+    world.config.files_open_max = 3;
+    world.reload_to(&[comes]);
+    world.run_for(IDLE_CLOSED_AFTER);
+    assert_eq!(open_below(&world.logs), 3);
+    for file in 0..10 {
+        world.append(&format!("{file}.log"), &numbered(3..6));
+    }
+    world.run_for(IDLE_CLOSED_AFTER);
+    for file in 0..10 {
+        assert_eq!(world.lines_of(&format!("{file}.log")), expected(0..6));
+    }
 }
