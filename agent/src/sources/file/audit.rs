@@ -86,6 +86,8 @@ pub(super) struct Account {
     pub(super) unread: u64,
     /// Bytes beyond its offset that were cut off.
     pub(super) cut: u64,
+    /// More may be lost, and nobody knows how much. That was told.
+    pub(super) is_doubtful: bool,
     /// Its end has been told.
     pub(super) is_closed: bool,
 }
@@ -149,7 +151,13 @@ impl Audit {
         out: &mut Outlet<'_>,
     ) {
         self.count(rest, why, out);
-        let Account { unread, cut, .. } = epoch.account;
+        let Account {
+            unread,
+            cut,
+            is_doubtful,
+            ..
+        } = epoch.account;
+        let rest = rest.filter(|_| !is_doubtful);
         let ended = ClosedEpoch {
             path: path.to_owned(),
             epoch: epoch.number,
@@ -187,6 +195,14 @@ impl Audit {
         } else {
             tracing::debug!(source, %path, bytes_unread = bytes, reason, "bytes are passed over");
         }
+    }
+
+    /// Nobody knows whether bytes of an epoch that goes on will never be read.
+    pub(super) fn doubtful(&mut self, path: &Path, why: Why, out: &mut Outlet<'_>) {
+        self.count(None, why, out);
+        let (source, path, reason) = (&self.source, path.display(), why.label());
+        tracing::warn!(source, %path, reason,
+            "file is gone, and what is left of it may be from before its end");
     }
 
     /// Lines that were too long, or what was cut off of them, will never be read. There can be as many as

@@ -21,6 +21,7 @@ use super::content::{Content, read_at};
 use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
+use super::moved::is_restored;
 use super::pattern::{is_rotation_of, rotation_bases, without_codec};
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
@@ -391,6 +392,7 @@ impl FileSource {
         if self.known.get(&old) == Some(&id) {
             self.known.remove(&old);
         }
+        let is_all = self.is_surely_all(id, &copy);
         self.known.insert(copy.key, id);
         self.suspects.retain(|suspect| suspect.key != copy.key);
         self.attention.insert(id.lineage);
@@ -402,6 +404,9 @@ impl FileSource {
         if has_nothing_new {
             self.close_finished(id, out);
         } else if !was_open {
+        if !is_all && !std::mem::replace(&mut epoch.account.is_doubtful, true) {
+            self.audit.doubtful(&original, epoch.cut_by, out);
+        }
             self.holds(id);
         }
         self.queue(id.lineage);
@@ -441,6 +446,20 @@ impl FileSource {
         let lineage = self.lineages[id.lineage].as_mut()?;
         let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
         let at = numbers.position(|number| number == id.number)?;
+    /// Whether a copy has all that its file ever had. One that was made of a file that is gone now may be an
+    /// earlier one, and what was added to the file since is in neither. Who moves a file gives the copy
+    /// the file's own time or brings it to another file system, and who compresses a rotated one takes all
+    /// of it.
+    fn is_surely_all(&self, id: EpochId, copy: &Copy) -> bool {
+        let Some((_, epoch)) = self.held(id) else {
+            return true;
+        };
+        let is_gone = matches!(epoch.cut_by, Why::MissingAfterRestart | Why::Deleted);
+        let is_shadowed = self.known.get(&epoch.key).is_some_and(|of| *of != id);
+        let is_moved = epoch.key.file_system != copy.key.file_system;
+        !is_gone || is_shadowed || is_moved || copy.content.plain().is_none_or(is_restored)
+    }
+
         let epoch = lineage.epochs.remove(at)?;
         let copy = epoch.copy.as_ref().map(|(key, ..)| *key);
         for key in copy.into_iter().chain([epoch.key]) {

@@ -187,7 +187,6 @@ impl FileSource {
                 return;
             }
             let was_named = std::mem::replace(&mut epoch.life, Life::Named) == Life::Named;
-            epoch.is_unseen = false;
             if !was_named {
                 epoch.place = None;
             }

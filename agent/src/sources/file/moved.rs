@@ -150,7 +150,7 @@ fn is_continued(lineage: &Lineage, epoch: &Epoch, arrival: &Arrival<'_>) -> bool
 }
 
 /// Whether a file has an older time than its inode: who made it has set it, to that of another file.
-fn is_restored(file: &File) -> bool {
+pub(super) fn is_restored(file: &File) -> bool {
     let Ok(metadata) = file.metadata() else {
         return false;
     };

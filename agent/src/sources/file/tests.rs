@@ -12,6 +12,7 @@ mod edges;
 mod encoding;
 mod identity;
 mod logrotate;
+mod losses;
 mod mounts;
 mod moves;
 mod multiline;

@@ -552,7 +552,7 @@ impl FileSource {
             .is_some_and(|(_, epoch)| matches!(epoch.life, Life::Truncated(_)))
     }
 
-    fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
+    pub(super) fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
         let lineage = self.lineages[id.lineage].as_ref()?;
         let mut epochs = lineage.epochs.iter();
         Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))

@@ -1,0 +1,64 @@
+//! What is counted as lost: what nobody can know to have been read, and nothing else.
+
+use std::fs::{self, File};
+use std::time::Duration;
+
+use super::{expected, numbered};
+use crate::sources::file::calls::Call;
+use crate::testing::World;
+
+/// How much is missing nobody knows.
+const UNKNOWN: &str = " 1 0";
+
+#[test]
+fn a_file_that_is_written_anew_while_stopped_and_not_readable_at_first_may_have_lost_something() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(3));
+    world.stop();
+    world.append("a.log", &numbered(10..20));
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.calls.faults.fail(Call::Open, "a.log", libc::EACCES);
+    world.run_for(Duration::from_secs(1));
+    world.calls.faults.heal();
+    world.run_for(Duration::from_mins(1));
+    assert_eq!(world.losses(), [format!("cut_while_stopped{UNKNOWN}")]);
+}
+
+#[test]
+fn a_copy_that_was_made_before_the_file_went_does_not_tell_that_it_was_read_to_its_end() {
+    for copied in [5, 10, 15] {
+        let mut world = World::new();
+        for lines in [0, 5, 10, 15].map(|from| from..from + 5) {
+            world.append("a.log", &numbered(lines.clone()));
+            if lines.end == copied {
+                fs::copy(world.path("a.log"), world.path("a.log-backup")).unwrap();
+            }
+            if lines.end == 10 {
+                world.run_for(Duration::from_secs(3));
+                world.kill();
+            }
+        }
+        world.remove("a.log");
+        world.run_for(Duration::from_mins(2));
+        assert_eq!(world.lines_of("a.log"), expected(0..copied.max(10)));
+        assert_eq!(world.losses(), [format!("missing_after_restart{UNKNOWN}")]);
+    }
+}
+
+#[test]
+fn a_file_that_was_moved_with_its_time_was_read_to_its_end() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(3));
+    world.stop();
+    let written = fs::metadata(world.path("a.log")).unwrap().modified();
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    let moved = File::options().append(true).open(world.path("a.log.1"));
+    moved.unwrap().set_modified(written.unwrap()).unwrap();
+    world.remove("a.log");
+    world.run_for(Duration::from_mins(2));
+    assert_eq!(world.lines_of("a.log"), expected(0..10));
+    assert_eq!(world.losses(), Vec::<String>::new());
+}
