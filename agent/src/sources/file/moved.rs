@@ -163,7 +163,7 @@ fn is_unlinked(file: &File) -> bool {
 }
 
 /// Whether a file holds all that another does, read or not, as far as it is compared.
-fn has_all_of(old: &File, new: &File) -> io::Result<bool> {
+pub(super) fn has_all_of(old: &File, new: &File) -> io::Result<bool> {
     let size = old.metadata()?.len();
     if new.metadata()?.len() < size {
         return Ok(false);

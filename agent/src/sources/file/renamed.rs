@@ -16,7 +16,8 @@ use super::FileSource;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Life, Lineage};
-use super::pattern::{is_numbered_rotation, rotation_bases};
+use super::moved::has_all_of;
+use super::pattern::{is_numbered_rotation, is_rotation_of, rotation_bases};
 use super::watch::Spot;
 use crate::limits::RENAMES_TRIED;
 use crate::pipeline::Outlet;
@@ -54,7 +55,7 @@ impl FileSource {
                 }
                 // Not a file.
                 Ok(None) if is_where_it_was => {}
-                _ => self.seek_strangers(&to, out),
+                _ => self.seek_strangers(&from, &to, out),
             }
         }
     }
@@ -93,8 +94,8 @@ impl FileSource {
         }
     }
 
-    /// Nothing is known of a renamed file but where it was last.
-    fn seek_strangers(&mut self, last: &Spot, out: &mut Outlet<'_>) {
+    /// Nothing is known of a renamed file but its first name, and where it was last.
+    fn seek_strangers(&mut self, from: &Spot, last: &Spot, out: &mut Outlet<'_>) {
         let entries = match self.calls.list(&self.directories[last.directory].path) {
             Ok(entries) => entries,
             Err(error) => {
@@ -103,6 +104,7 @@ impl FileSource {
             }
         };
         let names = entries.flatten().map(|entry| entry.file_name());
+        let names = names.filter(|name| is_rotation_of(&from.name, name));
         let names: Vec<_> = names.map(|name| (last.directory, name)).collect();
         self.meet_strangers(&names, out);
     }
@@ -121,6 +123,7 @@ impl FileSource {
             if let Ok(Some(opened)) = self.open_or_make_room(&path, out.now())
                 && !self.known.contains_key(&opened.key)
                 && !self.begins_like_an_epoch(&from, &opened)
+                && !self.is_within_present(&from, &opened)
             {
                 tracing::info!(source = self.config.name, path = %path.display(),
                     "file was rotated before it was met");
@@ -179,7 +182,15 @@ impl FileSource {
             return true;
         };
         let mut epochs = lineage.epochs.iter();
-        length == 0 || epochs.any(|epoch| self.begins_like(lineage, epoch, &own[..length]))
+        let own = &own[..length];
+        length == 0 || epochs.any(|epoch| self.begins_like(lineage, epoch, own).is_some())
+    }
+
+    /// Whether the path names a file now that holds all that this one does: one that nobody looked at yet,
+    /// and this is its copy.
+    fn is_within_present(&self, from: &Spot, opened: &Opened) -> bool {
+        let present = self.open(&self.path_at(from)).ok().flatten();
+        present.is_some_and(|present| matches!(has_all_of(&opened.file, &present.file), Ok(true)))
     }
 
     pub(super) fn path_at(&self, spot: &Spot) -> PathBuf {

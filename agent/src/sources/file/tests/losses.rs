@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::time::Duration;
 
-use super::{expected, numbered};
+use super::{expected, numbered, only};
 use crate::sources::file::calls::Call;
 use crate::testing::World;
 
@@ -61,4 +61,19 @@ fn a_file_that_was_moved_with_its_time_was_read_to_its_end() {
     world.run_for(Duration::from_mins(2));
     assert_eq!(world.lines_of("a.log"), expected(0..10));
     assert_eq!(world.losses(), Vec::<String>::new());
+}
+
+#[test]
+fn the_copy_of_a_file_that_nobody_looked_at_yet_is_not_its_predecessor() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    world.rename("a.log", "a.log.1");
+    world.append("a.log", &numbered(10..20));
+    world.remove("a.log.1");
+    fs::copy(world.path("a.log"), world.path("a.log.2")).unwrap();
+    world.turn();
+    world.truncate("a.log");
+    world.run_for(Duration::from_mins(3));
+    only(&world, &expected(0..20));
 }
