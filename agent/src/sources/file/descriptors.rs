@@ -74,6 +74,11 @@ impl Descriptors {
 }
 
 impl FileSource {
+    /// Whether one more file may be held that its path does not name any more.
+    pub(super) fn may_hold_one_more(&self) -> bool {
+        self.descriptors.open.len() < self.config.files_detached_max
+    }
+
     /// A file was opened. When too many are, others are closed.
     pub(super) fn opened(&mut self, newest: EpochId, now: Now) {
         self.descriptors.open.push_back(newest);
@@ -327,6 +332,7 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
+        let is_queued = lineage.queued;
         if let Some(epoch) = lineage.epoch(id.number) {
             // Should it be copied and truncated meanwhile, its beginning tells the copy.
             if epoch.head.bytes == 0
@@ -334,6 +340,10 @@ impl FileSource {
             {
                 tracing::debug!(source = self.config.name, %error, "closed without a look at it");
             }
+            // What it was to be read for is not seen yet.
+            let length = epoch.content.as_ref().map(Content::length);
+            let is_other = !matches!(length, Some(Ok(length)) if length == epoch.offset);
+            epoch.is_stirred |= is_queued && is_other;
             let closed = epoch.content.take();
             if epoch.is_finished() {
                 self.descriptors.untold.push(id);
@@ -343,7 +353,7 @@ impl FileSource {
             }
         }
         // What reading takes is made again when it goes on.
-        if !lineage.queued {
+        if !is_queued {
             lineage.stream = None;
         }
     }

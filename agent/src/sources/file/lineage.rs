@@ -111,7 +111,7 @@ pub(super) struct Epoch {
     pub(super) changed: Option<(i64, i64)>,
     /// It was not seen since the agent started: nobody knows what was added to it.
     pub(super) is_unseen: bool,
-    /// An event told that it was written to while it was closed, and it was not opened since.
+    /// An event told that it was written to, and it was closed then or since, and not opened again.
     pub(super) is_stirred: bool,
 }
 

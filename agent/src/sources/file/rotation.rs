@@ -75,7 +75,8 @@ impl FileSource {
         read
     }
 
-    /// Opens the path's present file for a look when it waits for its turn and was closed meanwhile.
+    /// Looks at the path's present file when it waits for its turn, also when it was closed meanwhile: it
+    /// may have to be closed again for the one that is read.
     pub(super) fn open_waiting(&mut self, index: usize, out: &mut Outlet<'_>) {
         let Some(lineage) = &mut self.lineages[index] else {
             return;
@@ -83,8 +84,12 @@ impl FileSource {
         let current = lineage.current().map(|(_, epoch)| epoch.number);
         let named = lineage.named().map(|epoch| epoch.number);
         if let Some(number) = named.filter(|_| named != current) {
-            let lineage = index;
-            self.open_epoch(EpochId { lineage, number }, out);
+            let id = EpochId {
+                lineage: index,
+                number,
+            };
+            self.open_epoch(id, out);
+            self.look_at(id, out);
         }
     }
 
@@ -101,22 +106,25 @@ impl FileSource {
                 lineage: index,
                 number,
             };
-            let Some(lineage) = &mut self.lineages[index] else {
-                return;
-            };
-            let Some(epoch) = lineage
-                .epoch(number)
-                .filter(|epoch| epoch.content.is_some())
-            else {
-                continue;
-            };
-            let was_unseen = epoch.head.bytes == 0;
-            let looked = self.reader.look(epoch, out.now().monotonic);
-            if was_unseen && epoch.head.bytes > 0 {
-                self.note(id, out);
-            }
-            self.after_read(id, looked, out);
+            self.look_at(id, out);
         }
+    }
+
+    /// Looks at an open file, and reads nothing of it.
+    fn look_at(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return;
+        };
+        let epoch = lineage.epoch(id.number);
+        let Some(epoch) = epoch.filter(|epoch| epoch.content.is_some()) else {
+            return;
+        };
+        let was_unseen = epoch.head.bytes == 0;
+        let looked = self.reader.look(epoch, out.now().monotonic);
+        if was_unseen && epoch.head.bytes > 0 {
+            self.note(id, out);
+        }
+        self.after_read(id, looked, out);
     }
 
     /// Counts what a read came to, and what follows from it.
@@ -309,13 +317,26 @@ impl FileSource {
                 match life {
                     Life::Named | Life::Missing(_) => {}
                     Life::Truncated(_) => self.seek_copy(id, out),
-                    Life::Detached(_) => self.see_growth(id, out.now().monotonic),
+                    Life::Detached(_) => {
+                        self.take_hold(id, out);
+                        self.see_growth(id, out.now().monotonic);
+                    }
                     Life::Finished(since) => self.read_late(id, since, out),
                 }
             }
             self.queue(index);
         }
         self.judge_suspects(out);
+    }
+
+    /// A file that its path ceased to name while it was closed is opened before its turn, where there is
+    /// room: it may lose its next name too, and what becomes of it then is to be seen in time.
+    fn take_hold(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        let epoch = self.epoch(id);
+        let is_plain = epoch.is_some_and(|epoch| epoch.codec == Codec::None);
+        if is_plain && self.may_hold_one_more() {
+            self.open_epoch(id, out);
+        }
     }
 
     /// A file that waits for its turn may still grow.

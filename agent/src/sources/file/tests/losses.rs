@@ -1,6 +1,8 @@
 //! What is counted as lost: what nobody can know to have been read, and nothing else.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{expected, numbered, only};
@@ -76,4 +78,41 @@ fn the_copy_of_a_file_that_nobody_looked_at_yet_is_not_its_predecessor() {
     world.truncate("a.log");
     world.run_for(Duration::from_mins(3));
     only(&world, &expected(0..20));
+}
+
+/// A file waits behind one that was rotated and whose writer stays. Only one of them may be open.
+fn waiting(lines: Range<u32>) -> (World, File) {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 1;
+    let mut old = world.writer("a.log");
+    old.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.settle();
+    world.rename("a.log", "a.log.1");
+    world.append("a.log", &numbered(lines));
+    world.turn();
+    world.turn();
+    (world, old)
+}
+
+#[test]
+fn a_waiting_file_that_is_truncated_while_it_is_closed_goes_on_in_its_copy() {
+    let (mut world, _old) = waiting(10..20);
+    world.copy_truncate("a.log", "a.log.2");
+    world.run_for(Duration::from_mins(1));
+    only(&world, &expected(0..20));
+}
+
+#[test]
+fn a_waiting_file_that_is_truncated_and_deleted_while_it_is_closed_goes_on_in_its_copy() {
+    let (mut world, _old) = waiting(10..20);
+    fs::copy(world.path("a.log"), world.path("a.log.2")).unwrap();
+    world.turn();
+    world.truncate("a.log");
+    world.remove("a.log");
+    // Which has it closed.
+    world.append("0.log", "other\n");
+    world.run_for(Duration::from_mins(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+    assert_eq!(world.lines().len(), 2);
+    assert_eq!(world.losses(), [format!("deleted{UNKNOWN}")]);
 }
