@@ -42,10 +42,28 @@ pub(super) struct Suspect {
     changed_at: Duration,
     /// Open while few are, so that it is read also when it is deleted meanwhile.
     file: Option<File>,
-    /// Over its first bytes as they were when a file beside it began with the same.
-    head: Guard,
+    /// What it began with when a file beside it did too.
+    beginning: Beginning,
     /// Where it was moved to, when the patterns do not mean that.
     moved_to: Option<Spot>,
+}
+
+/// What a suspect and files beside it begin with.
+#[derive(Debug)]
+struct Beginning {
+    /// Over the first bytes.
+    head: Guard,
+    /// The epochs that these files are known as, and which life of theirs it begins like.
+    like: Vec<(EpochId, LikeLife)>,
+}
+
+/// The life of an epoch's file that another one begins like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LikeLife {
+    /// The one that is known.
+    Known,
+    /// The one that is there now, and that nobody looked at yet.
+    Next,
 }
 
 /// When a file changed, its directory and its name.
@@ -87,6 +105,16 @@ enum Likeness {
     /// Its copy, made before the last that was read.
     ShortCopy,
     None,
+}
+
+impl Beginning {
+    /// Whether an epoch may have begun like this.
+    fn is_like(&self, id: EpochId) -> bool {
+        self.like.iter().any(|&(like, life)| match life {
+            LikeLife::Known => like == id,
+            LikeLife::Next => like.lineage == id.lineage && like.number < id.number,
+        })
+    }
 }
 
 impl Suspect {
@@ -152,7 +180,7 @@ impl FileSource {
             if is_known || self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
                 continue;
             }
-            let likeness = self.likeness(sample, &opened);
+            let likeness = self.likeness(id, sample, &opened);
             let copy = Copy {
                 key: opened.key,
                 directory,
@@ -166,7 +194,7 @@ impl FileSource {
                 Likeness::None => {}
             }
         }
-        if let Some(copy) = self.suspect_like(sample, &origins) {
+        if let Some(copy) = self.suspect_like(id, sample, &origins) {
             self.looks.insert((copy.directory, copy.name.clone()));
             return self.absorb(id, copy, out);
         }
@@ -195,7 +223,12 @@ impl FileSource {
     }
 
     /// A copy that was deleted or renamed meanwhile, and is held open.
-    fn suspect_like(&self, sample: Sample, origins: &[(usize, OsString)]) -> Option<Copy> {
+    fn suspect_like(
+        &self,
+        id: EpochId,
+        sample: Sample,
+        origins: &[(usize, OsString)],
+    ) -> Option<Copy> {
         self.suspects.iter().find_map(|suspect| {
             let is_near = |(directory, name): &(usize, OsString)| {
                 let is_beside = self
@@ -214,7 +247,7 @@ impl FileSource {
             };
             let is_copy = origins.iter().any(is_near)
                 && !self.known.contains_key(&suspect.key)
-                && self.likeness(sample, &opened) == Likeness::Copy;
+                && self.likeness(id, sample, &opened) == Likeness::Copy;
             is_copy.then(|| Copy {
                 key: suspect.key,
                 directory: suspect.directory,
@@ -318,7 +351,7 @@ impl FileSource {
         std::iter::once(directory).chain(near).collect()
     }
 
-    fn likeness(&self, sample: Sample, candidate: &Opened) -> Likeness {
+    fn likeness(&self, id: EpochId, sample: Sample, candidate: &Opened) -> Likeness {
         let has = |from, guard: Guard| {
             let found = self
                 .reader
@@ -332,8 +365,9 @@ impl FileSource {
             // The guard at the head of a young file is over more than such a copy holds.
             let mut suspects = self.suspects.iter();
             let is_all_seen = suspects.any(|suspect| {
-                let all = u64::from(suspect.head.bytes) == candidate.size;
-                suspect.key == candidate.key && all && has(0, suspect.head)
+                let Beginning { head, .. } = suspect.beginning;
+                let all = u64::from(head.bytes) == candidate.size;
+                suspect.key == candidate.key && suspect.beginning.is_like(id) && all && has(0, head)
             });
             let is_short = candidate.size > 0 && candidate.size < u64::from(sample.head.bytes);
             return if is_short && is_all_seen {
@@ -358,6 +392,7 @@ impl FileSource {
         let path = self.directories[copy.directory].path.join(&copy.name);
         tracing::info!(source = self.config.name, copy = %path.display(),
             "truncated file goes on in its copy");
+        let is_all = self.is_surely_all(id, &copy);
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
@@ -369,6 +404,9 @@ impl FileSource {
         let cut = epoch.size_seen.saturating_sub(copy.size.max(epoch.offset));
         epoch.account.cut += cut;
         self.audit.unread(&original, cut, epoch.cut_by, out);
+        if !is_all && !std::mem::replace(&mut epoch.account.is_doubtful, true) {
+            self.audit.doubtful(&original, epoch.cut_by, out);
+        }
         let was_open = epoch.content.is_some();
         let old = std::mem::replace(&mut epoch.key, copy.key);
         epoch.codec = copy.content.codec();
@@ -392,7 +430,6 @@ impl FileSource {
         if self.known.get(&old) == Some(&id) {
             self.known.remove(&old);
         }
-        let is_all = self.is_surely_all(id, &copy);
         self.known.insert(copy.key, id);
         self.suspects.retain(|suspect| suspect.key != copy.key);
         self.attention.insert(id.lineage);
@@ -404,12 +441,23 @@ impl FileSource {
         if has_nothing_new {
             self.close_finished(id, out);
         } else if !was_open {
-        if !is_all && !std::mem::replace(&mut epoch.account.is_doubtful, true) {
-            self.audit.doubtful(&original, epoch.cut_by, out);
-        }
             self.holds(id);
         }
         self.queue(id.lineage);
+    }
+
+    /// Whether a copy has all that its file ever had. One that was made of a file that is gone now may be an
+    /// earlier one, and what was added to the file since is in neither. Who moves a file gives the copy
+    /// the file's own time or brings it to another file system, and who compresses a rotated one takes all
+    /// of it.
+    fn is_surely_all(&self, id: EpochId, copy: &Copy) -> bool {
+        let Some((_, epoch)) = self.held(id) else {
+            return true;
+        };
+        let is_gone = matches!(epoch.cut_by, Why::MissingAfterRestart | Why::Deleted);
+        let is_shadowed = self.known.get(&epoch.key).is_some_and(|of| *of != id);
+        let is_moved = epoch.key.file_system != copy.key.file_system;
+        !is_gone || is_shadowed || is_moved || copy.content.plain().is_none_or(is_restored)
     }
 
     /// There is no copy: what is known to be unread is lost.
@@ -446,20 +494,6 @@ impl FileSource {
         let lineage = self.lineages[id.lineage].as_mut()?;
         let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
         let at = numbers.position(|number| number == id.number)?;
-    /// Whether a copy has all that its file ever had. One that was made of a file that is gone now may be an
-    /// earlier one, and what was added to the file since is in neither. Who moves a file gives the copy
-    /// the file's own time or brings it to another file system, and who compresses a rotated one takes all
-    /// of it.
-    fn is_surely_all(&self, id: EpochId, copy: &Copy) -> bool {
-        let Some((_, epoch)) = self.held(id) else {
-            return true;
-        };
-        let is_gone = matches!(epoch.cut_by, Why::MissingAfterRestart | Why::Deleted);
-        let is_shadowed = self.known.get(&epoch.key).is_some_and(|of| *of != id);
-        let is_moved = epoch.key.file_system != copy.key.file_system;
-        !is_gone || is_shadowed || is_moved || copy.content.plain().is_none_or(is_restored)
-    }
-
         let epoch = lineage.epochs.remove(at)?;
         let copy = epoch.copy.as_ref().map(|(key, ..)| *key);
         for key in copy.into_iter().chain([epoch.key]) {
@@ -482,7 +516,7 @@ impl FileSource {
         let was_empty = held.is_some_and(|at| self.suspects[at].size == 0 && opened.size > 0);
         if let Some(at) = held.filter(|_| !was_empty) {
             let is_changed = self.suspects[at].size != opened.size;
-            let head = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
+            let present = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
             let suspect = &mut self.suspects[at];
             suspect.directory = directory;
             name.clone_into(&mut suspect.name);
@@ -490,13 +524,15 @@ impl FileSource {
             if is_changed {
                 suspect.size = opened.size;
                 suspect.changed_at = now.monotonic;
-                suspect.head = head.flatten().unwrap_or(suspect.head);
+                if let Some(present) = present.flatten() {
+                    suspect.beginning = present;
+                }
             }
             return true;
         }
         // What was suspect because it was empty is judged by what it has now.
         self.suspects.retain(|suspect| suspect.key != opened.key);
-        let Some(head) = self.begins_like_a_neighbour(directory, name, opened) else {
+        let Some(beginning) = self.begins_like_a_neighbour(directory, name, opened) else {
             return false;
         };
         let held = self.suspects.iter().filter(|it| it.file.is_some()).count();
@@ -510,7 +546,7 @@ impl FileSource {
             size: opened.size,
             changed_at: now.monotonic,
             file: file.flatten(),
-            head,
+            beginning,
             moved_to: None,
         });
         true
@@ -523,32 +559,52 @@ impl FileSource {
         directory: usize,
         name: &OsStr,
         opened: &Opened,
-    ) -> Option<Guard> {
+    ) -> Option<Beginning> {
         let mut own = [0; HEAD_BYTES];
         let length = read_at(&opened.file, &mut own, 0).ok()?;
+        let own = &own[..length];
         let near = self.directories_near(directory).into_iter();
-        let mut originals = near.flat_map(|near| {
+        let originals = near.flat_map(|near| {
             let same = (near != directory).then(|| name.to_owned());
             let names = &self.directories[near].names;
             let bases = rotation_bases(name).chain(same);
-            bases.filter_map(|base| self.lineages[*names.get(base.as_os_str())?].as_ref())
+            bases.filter_map(|base| names.get(base.as_os_str()).copied())
         });
-        let is_like = originals.any(|original| {
-            if length == 0 {
-                return true;
-            }
-            let mut epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
-            epochs.any(|epoch| self.begins_like(original, epoch, &own[..length]))
-        });
-        is_like.then(|| self.reader.hasher().guard(&own[..length]))
+        let (mut is_near, mut like) = (false, Vec::new());
+        for index in originals {
+            let Some(original) = &self.lineages[index] else {
+                continue;
+            };
+            is_near = true;
+            let epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
+            like.extend(epochs.filter_map(|epoch| {
+                let id = EpochId {
+                    lineage: index,
+                    number: epoch.number,
+                };
+                Some((id, self.begins_like(original, epoch, own)?))
+            }));
+        }
+        let is_like = !like.is_empty() || is_near && own.is_empty();
+        let head = self.reader.hasher().guard(own);
+        is_like.then_some(Beginning { head, like })
     }
 
     /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
     /// it may have been truncated and written anew since.
-    pub(super) fn begins_like(&self, original: &Lineage, epoch: &Epoch, own: &[u8]) -> bool {
+    pub(super) fn begins_like(
+        &self,
+        original: &Lineage,
+        epoch: &Epoch,
+        own: &[u8],
+    ) -> Option<LikeLife> {
         let seen = usize::from(epoch.head.bytes);
-        if seen > 0 && own.len() >= seen && self.reader.hasher().guard(&own[..seen]) == epoch.head {
-            return true;
+        let is_seen = |bytes: &[u8]| {
+            let head = bytes.get(..seen);
+            head.is_some_and(|head| self.reader.hasher().guard(head) == epoch.head)
+        };
+        if seen > 0 && is_seen(own) {
+            return Some(LikeLife::Known);
         }
         let mut theirs = [0; HEAD_BYTES];
         let read = match &epoch.content {
@@ -558,14 +614,20 @@ impl FileSource {
                 Ok(Some(opened)) if opened.key == epoch.key => {
                     read_at(&opened.file, &mut theirs, 0)
                 }
-                _ => return false,
+                _ => return None,
             },
         };
-        let Ok(length) = read else {
-            return false;
-        };
+        let length = read.ok()?;
         let both = length.min(own.len());
-        both > 0 && theirs[..both] == own[..both]
+        if both == 0 || theirs[..both] != own[..both] {
+            return None;
+        }
+        let is_known = seen == 0 || is_seen(&theirs[..length]);
+        Some(if is_known {
+            LikeLife::Known
+        } else {
+            LikeLife::Next
+        })
     }
 
     /// A suspect was moved to where the patterns do not mean it. Whether it is one.

@@ -116,3 +116,20 @@ fn a_waiting_file_that_is_truncated_and_deleted_while_it_is_closed_goes_on_in_it
     assert_eq!(world.lines().len(), 2);
     assert_eq!(world.losses(), [format!("deleted{UNKNOWN}")]);
 }
+
+#[test]
+fn a_copy_of_a_life_is_not_that_of_the_life_before() {
+    let (mut world, _old) = waiting(10..30);
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    fs::copy(world.path("a.log"), world.path("a.log.2")).unwrap();
+    world.turn();
+    world.turn();
+    world.truncate("a.log");
+    world.run_for(Duration::from_mins(1));
+    let came = [expected(0..10), vec!["new".to_owned()]].concat();
+    assert_eq!(world.lines_of("a.log"), came);
+    assert_eq!(world.lines().len(), 1);
+    let lost = numbered(10..30).len();
+    assert_eq!(world.losses(), [format!("truncated 1 {lost}")]);
+}
