@@ -107,6 +107,9 @@ pub(super) struct Epoch {
     pub(super) cut_by: Why,
     /// When it was finished, in seconds of the wall clock: it is remembered over restarts.
     pub(super) finished_s: u64,
+    /// It is finished, and somebody who has it open may add to it yet. Until the time for that is over a
+    /// position does not tell that it is finished: a file that is gone after a restart may have had more.
+    pub(super) may_grow: bool,
     /// The file's change time as of the last look at everything.
     pub(super) changed: Option<(i64, i64)>,
     /// It was not seen since the agent started: nobody knows what was added to it.
@@ -213,7 +216,7 @@ impl Lineage {
             tail: epoch.tail,
             path: self.path.as_os_str().as_bytes().to_vec(),
             place: epoch.place.as_deref().map(bytes_of),
-            finished_s: epoch.is_finished().then_some(epoch.finished_s.max(1)),
+            finished_s: epoch.is_over().then_some(epoch.finished_s.max(1)),
         }
     }
 
@@ -248,6 +251,7 @@ impl Epoch {
             account: Account::default(),
             cut_by: Why::Truncated,
             finished_s: 0,
+            may_grow: false,
             changed: None,
             is_unseen: false,
             is_stirred: false,
@@ -263,6 +267,11 @@ impl Epoch {
         matches!(self.life, Life::Finished(_))
     }
 
+    /// It is finished for good, for all that anybody can know.
+    fn is_over(&self) -> bool {
+        self.is_finished() && !self.may_grow
+    }
+
     pub(super) fn is_missing(&self) -> bool {
         matches!(self.life, Life::Missing(_))
     }
@@ -271,6 +280,7 @@ impl Epoch {
     pub(super) fn finish(&mut self, now: Now) {
         self.life = Life::Finished(now.monotonic);
         self.finished_s = seconds(now);
+        self.may_grow = false;
     }
 
     /// The file is at least this long.

@@ -11,10 +11,10 @@ use std::collections::HashSet;
 use model::position::FileKey;
 
 use super::find::{Listings, path_of};
-use super::lineage::{Epoch, seconds};
+use super::lineage::{Epoch, Life, seconds};
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
-use crate::limits::{ASIDE_EVERY, FORGET_AFTER, REMEMBERED_MAX, REMEMBERED_OF_PATH_MAX};
+use crate::limits::{ASIDE_EVERY, FORGET_AFTER, LATE, REMEMBERED_MAX, REMEMBERED_OF_PATH_MAX};
 use crate::pipeline::Outlet;
 use crate::spool::positions::Placed;
 
@@ -23,6 +23,7 @@ impl FileSource {
     /// that have no others.
     pub(super) fn forget_gone(&mut self, out: &mut Outlet<'_>) {
         self.take_over_copies(out);
+        self.expect_no_more(out);
         for id in self.too_old(out.now()) {
             self.forget(id, out);
         }
@@ -35,6 +36,28 @@ impl FileSource {
             self.remove_lineage(index);
         }
         self.tend_aside(out);
+    }
+
+    /// Nobody adds any more to the files that were finished a while ago.
+    fn expect_no_more(&mut self, out: &mut Outlet<'_>) {
+        let now = out.now().monotonic;
+        let mut over = Vec::new();
+        for (index, lineage) in self.lineages.iter_mut().enumerate() {
+            for epoch in lineage.iter_mut().flat_map(|it| &mut it.epochs) {
+                if let Life::Finished(since) = epoch.life
+                    && now.saturating_sub(since) >= LATE
+                    && std::mem::take(&mut epoch.may_grow)
+                {
+                    over.push(EpochId {
+                        lineage: index,
+                        number: epoch.number,
+                    });
+                }
+            }
+        }
+        for id in over {
+            self.note(id, out);
+        }
     }
 
     /// The epochs that are not to be remembered any more.

@@ -22,7 +22,7 @@ use super::content::Content;
 use super::discovery::Opened;
 use super::find::{Found, Listings, path_of, place_of};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
-use super::lineage::{Epoch, Life};
+use super::lineage::{Epoch, Life, Lineage};
 use super::moved::Arrival;
 use super::reader::Reader;
 use super::watch::Spot;
@@ -419,10 +419,13 @@ impl FileSource {
         }
     }
 
-    /// A call failed that looked for a file. Its successors wait for it, for a while.
+    /// A call failed that looked for a file. Its successors wait for it, for a while. Of several that the
+    /// path named, the last is the one that it may name still.
     fn try_again(&mut self, id: EpochId, now: Now) {
+        let named = self.lineages[id.lineage].as_mut().and_then(Lineage::named);
+        let is_last = named.is_some_and(|named| named.number == id.number);
         if let Some(epoch) = self.epoch(id)
-            && epoch.place.is_some()
+            && (epoch.place.is_some() || !is_last)
         {
             epoch.life = Life::Detached(now.monotonic);
             self.attention.insert(id.lineage);
@@ -635,6 +638,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         },
         cut_by: Why::Truncated,
         finished_s: position.finished_s.unwrap_or(0),
+        may_grow: false,
         changed: None,
         is_unseen: position.finished_s.is_none(),
         is_stirred: false,

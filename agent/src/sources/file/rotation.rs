@@ -227,6 +227,7 @@ impl FileSource {
         }
         if let Some(epoch) = self.epoch(id) {
             epoch.finish(out.now());
+            epoch.may_grow = !is_closed;
         }
         if let Some(epoch) = self.epoch(id).filter(|it| it.codec != Codec::None) {
             epoch.content = None;
@@ -371,6 +372,7 @@ impl FileSource {
             self.after_read(id, read, out);
         } else if is_over {
             epoch.content = None;
+            epoch.may_grow = false;
             self.note(id, out);
             self.close_finished(id, out);
         }

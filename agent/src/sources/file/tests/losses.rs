@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{expected, numbered, only};
+use crate::limits::{LATE, QUIET, RECONCILE_EVERY};
 use crate::sources::file::calls::Call;
 use crate::testing::World;
 
@@ -132,4 +133,52 @@ fn a_copy_of_a_life_is_not_that_of_the_life_before() {
     assert_eq!(world.lines().len(), 1);
     let lost = numbered(10..30).len();
     assert_eq!(world.losses(), [format!("truncated 1 {lost}")]);
+}
+
+/// A deleted file was read to its end and has been quiet for a while when its writer adds to it, and the
+/// agent dies. What is counted.
+fn late_line(pause: Duration, is_closed: bool) -> Vec<String> {
+    let mut world = World::new();
+    let mut writer = world.writer("a.log");
+    writer.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.settle();
+    world.remove("a.log");
+    let mut writer = (!is_closed).then_some(writer);
+    world.run_for(pause);
+    if let Some(writer) = &mut writer {
+        writer.write_all(b"late\n").unwrap();
+    }
+    world.kill();
+    drop(writer);
+    world.run_for(Duration::from_mins(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..10));
+    world.losses()
+}
+
+#[test]
+fn a_deleted_file_whose_writer_stayed_is_not_known_to_have_been_read_to_its_end() {
+    let lost = late_line(QUIET * 2, false);
+    assert_eq!(lost, [format!("missing_after_restart{UNKNOWN}")]);
+    assert_eq!(late_line(QUIET * 2, true), Vec::<String>::new());
+    let is_over = LATE + RECONCILE_EVERY * 3;
+    assert_eq!(late_line(is_over, false), Vec::<String>::new());
+}
+
+#[test]
+fn a_line_that_is_begun_waits_for_its_rest_also_when_no_file_of_its_path_can_be_opened() {
+    let mut world = World::new();
+    let mut old = world.writer("a.log");
+    old.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.run_for(Duration::from_secs(3));
+    world.remove("a.log");
+    world.append("a.log", "line ");
+    world.run_for(QUIET * 2);
+    world.kill();
+    world.calls.faults.fail(Call::Open, "a.log", libc::EACCES);
+    world.run_for(Duration::from_secs(1));
+    world.calls.faults.heal();
+    world.run_for(Duration::from_mins(1));
+    world.append("a.log", "10\n");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..11));
 }
