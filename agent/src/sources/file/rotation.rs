@@ -320,7 +320,8 @@ impl FileSource {
                     Life::Truncated(_) => self.seek_copy(id, out),
                     Life::Detached(_) => {
                         self.take_hold(id, out);
-                        self.see_growth(id, out.now().monotonic);
+                        // It may still grow, or be written anew.
+                        self.look_at(id, out);
                     }
                     Life::Finished(since) => self.read_late(id, since, out),
                 }
@@ -337,15 +338,6 @@ impl FileSource {
         let is_plain = epoch.is_some_and(|epoch| epoch.codec == Codec::None);
         if is_plain && self.may_hold_one_more() {
             self.open_epoch(id, out);
-        }
-    }
-
-    /// A file that waits for its turn may still grow.
-    fn see_growth(&mut self, id: EpochId, now: Duration) {
-        if let Some(epoch) = self.epoch(id)
-            && let Some(Ok(size)) = epoch.content.as_ref().map(Content::length)
-        {
-            epoch.saw_size(size, now);
         }
     }
 

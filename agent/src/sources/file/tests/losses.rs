@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{expected, numbered, only};
-use crate::limits::{LATE, QUIET, RECONCILE_EVERY};
+use crate::limits::{ATTENTION_EVERY, LATE, QUIET, RECONCILE_EVERY};
 use crate::sources::file::calls::Call;
 use crate::testing::World;
 
@@ -181,4 +181,16 @@ fn a_line_that_is_begun_waits_for_its_rest_also_when_no_file_of_its_path_can_be_
     world.append("a.log", "10\n");
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.lines_of("a.log"), expected(0..11));
+}
+
+#[test]
+fn what_a_waiting_file_has_in_its_next_life_is_no_loss_of_this_one() {
+    let (mut world, _old) = waiting(10..20);
+    world.copy_truncate("a.log", "a.log.2");
+    world.append("a.log", &numbered(20..40));
+    world.rename("a.log", "a.log.3");
+    // The next turn looks at what waits before it reads.
+    world.pass(ATTENTION_EVERY);
+    world.run_for(Duration::from_mins(1));
+    only(&world, &expected(0..40));
 }
