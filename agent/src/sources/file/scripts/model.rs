@@ -49,6 +49,8 @@ struct Life {
     /// has the file open can tell whose it is.
     is_vague: bool,
     known: Known,
+    /// Something of it came, for each source.
+    came: Vec<bool>,
     /// The running agent holds a descriptor.
     is_held: bool,
     bytes: u64,
@@ -166,6 +168,7 @@ impl Model {
             is_compressed: false,
             is_vague: false,
             known: Known::Nothing,
+            came: vec![false; self.sources],
             is_held: false,
             bytes: 0,
             seen_bytes: 0,
@@ -390,7 +393,12 @@ impl Model {
             return Err(format!("{path}: {shown:?} came twice"));
         }
         let (life, number) = (text.life.0, text.number);
-        self.lives[life].known = Known::Durable;
+        // What another source has read and kept tells this one nothing: its own part of the spool can be
+        // lost with the power.
+        self.lives[life].came[source] = true;
+        if self.lives[life].came.iter().all(|came| *came) {
+            self.lives[life].known = Known::Durable;
+        }
         if text.in_turn {
             let last = self.last.insert((source, path.to_owned()), (life, number));
             if let Some(last) = last.filter(|last| *last >= (life, number)) {
