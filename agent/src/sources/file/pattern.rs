@@ -257,6 +257,23 @@ pub(super) fn is_numbered_rotation(base: &OsStr, other: &OsStr) -> bool {
     added.iter().any(u8::is_ascii_digit) && added.iter().all(is_of_date)
 }
 
+/// Whether the names differ in one number: a rotation shifts `app.log.1` to `app.log.2`.
+pub(super) fn is_shifted(from: &OsStr, to: &OsStr) -> bool {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    let same = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+    let digits = from[..same]
+        .iter()
+        .rev()
+        .take_while(|it| it.is_ascii_digit());
+    let number = same - digits.count();
+    let rest = |name: &[u8]| {
+        let rest = &name[number..];
+        let digits = rest.iter().take_while(|it| it.is_ascii_digit()).count();
+        (digits > 0).then(|| rest[digits..].to_vec())
+    };
+    from != to && rest(from).is_some() && rest(from) == rest(to)
+}
+
 /// Every name that `other` could be a rotated copy of, so that they need not be sought among all there are.
 pub(super) fn rotation_bases(other: &OsStr) -> impl Iterator<Item = OsString> {
     let bytes = other.as_bytes();
@@ -300,6 +317,27 @@ fn set<'a>(patterns: impl Iterator<Item = &'a String>) -> Result<GlobSet, globse
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shifted_name_has_another_number_in_the_same_place() {
+        let check = |from: &str, to: &str, expected| {
+            assert_eq!(
+                is_shifted(from.as_ref(), to.as_ref()),
+                expected,
+                "{from} {to}"
+            );
+        };
+        check("app.log.1", "app.log.2", true);
+        check("app.log.9", "app.log.10", true);
+        check("app.log.1", "app.log.12", true);
+        check("app.1.log", "app.2.log", true);
+        check("app.log.1", "app.log.1", false);
+        check("app.log.1", "app.log", false);
+        check("app.log", "app.log.1", false);
+        check("app.log.1", "other.log.1", false);
+        check("app.log.1", "app.log.2.gz", false);
+        check("app1.log.1", "app2.log.2", false);
+    }
 
     #[test]
     fn the_bases_of_a_name_are_those_that_it_could_be_a_rotation_of() {

@@ -13,6 +13,7 @@ mod encoding;
 mod identity;
 mod logrotate;
 mod losses;
+mod lost_sight;
 mod mounts;
 mod moves;
 mod multiline;

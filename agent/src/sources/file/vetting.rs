@@ -38,7 +38,7 @@ use super::copies::{Copy, Sample};
 use super::discovery::Opened;
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life, Lineage};
-use super::pattern::{is_rotation_of, without_codec};
+use super::pattern::{is_rotation_of, is_shifted, without_codec};
 use super::reader::NEWLINE_BYTES_MAX;
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, Progress, StartAt, kernel};
@@ -748,10 +748,11 @@ fn has_before(file: &File, end: u64, bytes: &[u8]) -> bool {
 }
 
 /// Whether a compressed file could be an epoch's, by its name: that of the path, or of what a link leads
-/// to.
+/// to. What lost its name may have been shifted on before it was compressed.
 fn is_of(name: &OsStr, lineage: &Lineage, epoch: &Epoch) -> bool {
     let plain = without_codec(name);
     let real = epoch.place.as_ref().and_then(|place| place.file_name());
+    let is_left = epoch.life != Life::Named;
     let mut names = real.into_iter().chain([lineage.name.as_os_str()]);
-    names.any(|own| own == plain || is_rotation_of(own, plain))
+    names.any(|own| own == plain || is_rotation_of(own, plain) || is_left && is_shifted(own, plain))
 }

@@ -1,0 +1,61 @@
+//! Copies and compressed copies of files that the agent loses sight of: each comes once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use model::position::Codec;
+
+use super::decompressed::compress;
+use super::numbered;
+use crate::limits::LATE;
+use crate::testing::World;
+
+/// What `gzip` does, all at once.
+fn gzip(world: &World, name: &str) {
+    let content = fs::read(world.path(name)).unwrap();
+    let packed = compress(Codec::Gzip, &content);
+    fs::write(world.path(&format!("{name}.gz")), packed).unwrap();
+    world.remove(name);
+}
+
+/// How many lines came of each path.
+fn counts(world: &World) -> BTreeMap<String, usize> {
+    let lines = world.lines().into_iter();
+    lines.map(|(name, lines)| (name, lines.len())).collect()
+}
+
+#[test]
+fn a_rotated_file_that_is_shifted_on_and_compressed_between_two_looks_comes_once() {
+    for is_killed in [false, true] {
+        for is_copied in [false, true] {
+            let mut world = World::with_rotated();
+            world.append("a.log", &numbered(0..10));
+            if is_copied {
+                world.copy_truncate("a.log", "a.log.1");
+            } else {
+                world.rename("a.log", "a.log.1");
+            }
+            world.run_for(Duration::from_secs(4));
+            if is_killed {
+                world.kill();
+            }
+            world.rename("a.log.1", "a.log.2");
+            gzip(&world, "a.log.2");
+            world.run_for(LATE);
+            assert_eq!(counts(&world), [("a.log.1".to_owned(), 10)].into());
+        }
+    }
+}
+
+#[test]
+fn a_compressed_file_that_is_numbered_and_begins_like_one_that_is_there_is_read_all_the_same() {
+    let mut world = World::with_rotated();
+    world.append("worker-1.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(2));
+    world.append("worker-2.log", &numbered(0..10));
+    gzip(&world, "worker-2.log");
+    world.run_for(LATE);
+    let both = ["worker-1.log", "worker-2.log.gz"].map(|name| (name.to_owned(), 10));
+    assert_eq!(counts(&world), both.into());
+}
