@@ -539,8 +539,9 @@ impl FileSource {
         if let Some(content) = &epoch.content {
             return has_before(content.file(), length, last);
         }
-        let path = epoch.place.as_ref().unwrap_or(&lineage.path);
-        let is_named_so = self.path_of(file).with_file_name(without_codec(&file.name)) == *path;
+        let own = epoch.place.as_ref().unwrap_or(&lineage.path);
+        let path = self.path_of(file);
+        let is_named_so = path == *own || path.with_file_name(without_codec(&file.name)) == *own;
         let is_seen_cut =
             matches!(epoch.life, Life::Truncated(_)) && epoch.cut_by == Why::Truncated;
         let head = u64::from(candidate.sample.head.bytes);
@@ -585,8 +586,13 @@ impl FileSource {
         }
         tracing::debug!(source = self.config.name, copy = %path.display(), "is known as a copy");
         if let Some(epoch) = self.epoch(id) {
+            if epoch.life != Life::Named {
+                // By its name it is known again after a restart.
+                epoch.place = Some(path.clone());
+            }
             epoch.copy = Some((file.key, content.codec(), path));
         }
+        self.note(id, out);
         self.known.insert(file.key, id);
         let alias = self.lineage(file.directory, &file.name);
         self.become_alias(alias, file.key, out.now());

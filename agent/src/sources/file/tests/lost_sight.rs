@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
 use model::position::Codec;
 
 use super::decompressed::compress;
-use super::numbered;
+use super::{expected, numbered, only};
 use crate::limits::LATE;
 use crate::testing::World;
 
@@ -58,4 +59,21 @@ fn a_compressed_file_that_is_numbered_and_begins_like_one_that_is_there_is_read_
     world.run_for(LATE);
     let both = ["worker-1.log", "worker-2.log.gz"].map(|name| (name.to_owned(), 10));
     assert_eq!(counts(&world), both.into());
+}
+
+#[test]
+fn a_compressed_copy_that_ends_before_what_was_read_is_known_over_a_restart() {
+    let mut world = World::with_rotated();
+    world.append("a.log", &numbered(0..1000));
+    world.run_for(Duration::from_secs(2));
+    let mut late = world.writer("a.log");
+    world.rename("a.log", "a.log.1");
+    gzip(&world, "a.log.1");
+    world.run_for(Duration::from_secs(4));
+    late.write_all(numbered(1000..1003).as_bytes()).unwrap();
+    world.run_for(Duration::from_secs(1));
+    world.stop();
+    drop(late);
+    world.run_for(LATE);
+    only(&world, &expected(0..1003));
 }
