@@ -563,23 +563,13 @@ impl FileSource {
         let mut own = [0; HEAD_BYTES];
         let length = read_at(&opened.file, &mut own, 0).ok()?;
         let own = &own[..length];
-        let near = self.directories_near(directory).into_iter();
-        let originals = near.flat_map(|near| {
-            let same = (near != directory).then(|| name.to_owned());
-            let names = &self.directories[near].names;
-            let bases = rotation_bases(name).chain(same);
-            bases.filter_map(|base| names.get(base.as_os_str()).copied())
-        });
         let (mut is_near, mut like) = (false, Vec::new());
-        for index in originals {
-            let Some(original) = &self.lineages[index] else {
-                continue;
-            };
+        for (lineage, original) in self.neighbours(directory, name) {
             is_near = true;
             let epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
             like.extend(epochs.filter_map(|epoch| {
                 let id = EpochId {
-                    lineage: index,
+                    lineage,
                     number: epoch.number,
                 };
                 Some((id, self.begins_like(original, epoch, own)?))
@@ -588,6 +578,24 @@ impl FileSource {
         let is_like = !like.is_empty() || is_near && own.is_empty();
         let head = self.reader.hasher().guard(own);
         is_like.then_some(Beginning { head, like })
+    }
+
+    /// The paths that a file could be a copy of, by its name.
+    fn neighbours<'a>(
+        &'a self,
+        directory: usize,
+        name: &'a OsStr,
+    ) -> impl Iterator<Item = (usize, &'a Lineage)> {
+        let near = self.directories_near(directory).into_iter();
+        near.flat_map(move |near| {
+            let same = (near != directory).then(|| name.to_owned());
+            let names = &self.directories[near].names;
+            let bases = rotation_bases(name).chain(same);
+            bases.filter_map(|base| {
+                let index = *names.get(base.as_os_str())?;
+                Some((index, self.lineages[index].as_ref()?))
+            })
+        })
     }
 
     /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
@@ -651,9 +659,11 @@ impl FileSource {
     /// deleted or renamed meanwhile.
     pub(super) fn judge_suspects(&mut self, out: &mut Outlet<'_>) {
         let now = out.now();
-        let is_over =
-            |suspect: &mut Suspect| now.monotonic.saturating_sub(suspect.changed_at) >= COPY_GRACE;
-        for suspect in self.suspects.extract_if(.., is_over).collect::<Vec<_>>() {
+        let suspects = std::mem::take(&mut self.suspects).into_iter();
+        let (over, others): (Vec<_>, Vec<_>) =
+            suspects.partition(|suspect| self.is_over(suspect, now.monotonic));
+        self.suspects = others;
+        for suspect in over {
             if self.known.contains_key(&suspect.key) {
                 continue;
             }
@@ -684,6 +694,37 @@ impl FileSource {
                 self.looks.insert((suspect.directory, suspect.name.clone()));
             }
             self.begin_gone(suspect, &path, out);
+        }
+    }
+
+    /// Whether a suspect was suspected for long enough: for longer while it cannot be seen, or was not
+    /// noticed yet, that the file beside it was truncated.
+    fn is_over(&self, suspect: &Suspect, now: Duration) -> bool {
+        let since = now.saturating_sub(suspect.changed_at);
+        let may_wait = || {
+            let mut neighbours = self.neighbours(suspect.directory, &suspect.name);
+            neighbours.any(|(_, original)| self.may_be_truncated(original))
+        };
+        since >= HOLD_MAX || since >= COPY_GRACE && !may_wait()
+    }
+
+    /// Whether a path's file cannot be opened, or is not any more what was read of it.
+    fn may_be_truncated(&self, original: &Lineage) -> bool {
+        let mut epochs = original.epochs.iter();
+        let Some(epoch) = epochs.rfind(|epoch| epoch.life == Life::Named) else {
+            return false;
+        };
+        let is_cut = |file| {
+            let is_same = self.reader.is_same(file, &original.position(epoch));
+            matches!(is_same, Ok(false))
+        };
+        match &epoch.content {
+            Some(content) => content.plain().is_some_and(is_cut),
+            None => match self.open(&original.path) {
+                Ok(Some(opened)) => opened.key == epoch.key && is_cut(&opened.file),
+                Ok(None) => false,
+                Err(error) => !is_absent(&error),
+            },
         }
     }
 

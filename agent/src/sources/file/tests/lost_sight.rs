@@ -9,7 +9,8 @@ use model::position::Codec;
 
 use super::decompressed::compress;
 use super::{expected, numbered, only};
-use crate::limits::LATE;
+use crate::limits::{COPY_GRACE, LATE};
+use crate::sources::file::calls::Call;
 use crate::testing::World;
 
 /// What `gzip` does, all at once.
@@ -76,4 +77,23 @@ fn a_compressed_copy_that_ends_before_what_was_read_is_known_over_a_restart() {
     drop(late);
     world.run_for(LATE);
     only(&world, &expected(0..1003));
+}
+
+#[test]
+fn a_copy_of_a_file_that_may_not_be_read_for_a_while_comes_once() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 1;
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(2));
+    world.append("b.log", "other\n");
+    world.run_for(Duration::from_secs(2));
+    world.calls.faults.fail(Call::Open, "a.log", libc::EACCES);
+    world.copy_truncate("a.log", "a.log.1");
+    world.append("a.log", &numbered(10..20));
+    world.run_for(COPY_GRACE * 4);
+    world.calls.faults.heal();
+    world.run_for(COPY_GRACE * 4);
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+    let each = [("a.log", 20), ("b.log", 1)].map(|(name, lines)| (name.to_owned(), lines));
+    assert_eq!(counts(&world), each.into());
 }
