@@ -176,7 +176,7 @@ impl FileSource {
                     continue;
                 }
             };
-            let is_known = self.known.contains_key(&opened.key);
+            let is_known = self.known_as(&opened).is_some();
             if is_known || self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
                 continue;
             }

@@ -363,7 +363,7 @@ impl FileSource {
         }
     }
 
-    fn look_at_path(&mut self, path: &Path) {
+    pub(super) fn look_at_path(&mut self, path: &Path) {
         if let (Some(dir), Some(name)) = (path.parent(), path.file_name())
             && self.patterns.matches(path)
             && let Some(&number) = self.directory_numbers.get(dir)

@@ -19,7 +19,7 @@ use super::find::doubted;
 use super::lineage::{Epoch, Life, Lineage};
 use super::multiline::Join;
 use super::reader::{LastLine, Read, Taken, Target};
-use super::{EpochId, FileSource, Progress};
+use super::{EpochId, FileSource, Progress, kernel};
 use crate::limits::{HOLD_MAX, LATE, QUIET};
 use crate::pipeline::Outlet;
 
@@ -250,8 +250,8 @@ impl FileSource {
         self.take_key(id, key);
     }
 
-    /// The file has less than what was read of it, or something else: its life is over, and the next
-    /// one begins in the same inode.
+    /// The file has less than what was read of it, or something else: its life is over. The next one
+    /// begins in the same inode, unless that is met under a name of its own.
     pub(super) fn truncated(&mut self, id: EpochId, cut_by: Why, out: &mut Outlet<'_>) {
         let now = out.now();
         let Some(lineage) = &mut self.lineages[id.lineage] else {
@@ -275,6 +275,9 @@ impl FileSource {
             self.attention.insert(id.lineage);
             return self.seek_copy(id, out);
         }
+        // Under another name than the path's it is another file by now: perhaps the next copy.
+        let other = (old.life != Life::Named).then(|| kernel::name_of(content.file()));
+        let other = other.flatten();
         let mut next = Epoch::new(number, old.key, content, now.monotonic);
         next.place.clone_from(&old.place);
         next.life = match old.life {
@@ -284,13 +287,20 @@ impl FileSource {
         old.life = Life::Truncated(now.monotonic);
         old.cut_by = cut_by;
         let key = old.key;
-        lineage.last_epoch = Some(number);
-        lineage.epochs.insert(at + 1, next);
-        let next = EpochId { number, ..id };
-        self.known.insert(key, next);
-        self.opened(next, now);
         self.attention.insert(id.lineage);
-        self.note(next, out);
+        if let Some(other) = other {
+            if self.known.get(&key) == Some(&id) {
+                self.known.remove(&key);
+            }
+            self.look_at_path(&other);
+        } else {
+            lineage.last_epoch = Some(number);
+            lineage.epochs.insert(at + 1, next);
+            let next = EpochId { number, ..id };
+            self.known.insert(key, next);
+            self.opened(next, now);
+            self.note(next, out);
+        }
         self.seek_copy(id, out);
     }
 

@@ -97,3 +97,23 @@ fn a_copy_of_a_file_that_may_not_be_read_for_a_while_comes_once() {
     let each = [("a.log", 20), ("b.log", 1)].map(|(name, lines)| (name.to_owned(), lines));
     assert_eq!(counts(&world), each.into());
 }
+
+#[test]
+fn a_copy_that_is_overwritten_by_the_next_one_brings_nothing_twice() {
+    for pause in [Duration::from_secs(1), COPY_GRACE * 3, LATE * 2] {
+        for mut world in [World::with_rotated(), World::new()] {
+            // As scripts do that keep one copy: `cp a.log a.log.1 && : > a.log`.
+            for day in 0..4 {
+                world.append("a.log", &numbered(day * 10..day * 10 + 10 + day));
+                world.run_for(pause);
+                fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+                world.turn();
+                world.truncate("a.log");
+                world.run_for(pause);
+            }
+            world.run_for(COPY_GRACE * 3);
+            let days = (0..4).flat_map(|day| expected(day * 10..day * 10 + 10 + day));
+            only(&world, &days.collect::<Vec<_>>());
+        }
+    }
+}
