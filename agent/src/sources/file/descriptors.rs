@@ -48,6 +48,8 @@ pub(super) struct Descriptors {
     late: HashMap<u64, EpochId>,
     /// Those of them that nobody was told of yet.
     untold: Vec<EpochId>,
+    /// Files whose beginning was seen when they were closed.
+    seen: Vec<EpochId>,
 }
 
 /// What an open file is needed for, the least first.
@@ -265,8 +267,11 @@ impl FileSource {
         self.queue(id.lineage);
     }
 
-    /// Tells of the finished files that were closed for others.
+    /// Tells of the files that were closed for others: what was seen of them, and which are finished.
     pub(super) fn tell_closed(&mut self, out: &mut Outlet<'_>) {
+        for id in std::mem::take(&mut self.descriptors.seen) {
+            self.note(id, out);
+        }
         for id in std::mem::take(&mut self.descriptors.untold) {
             self.note(id, out);
             self.close_finished(id, out);
@@ -335,10 +340,12 @@ impl FileSource {
         let is_queued = lineage.queued;
         if let Some(epoch) = lineage.epoch(id.number) {
             // Should it be copied and truncated meanwhile, its beginning tells the copy.
-            if epoch.head.bytes == 0
-                && let Err(error) = self.reader.look(epoch, now)
-            {
-                tracing::debug!(source = self.config.name, %error, "closed without a look at it");
+            if epoch.head.bytes == 0 {
+                match self.reader.look(epoch, now) {
+                    Ok(_) => self.descriptors.seen.push(id),
+                    Err(error) => tracing::debug!(source = self.config.name, %error,
+                        "closed without a look at it"),
+                }
             }
             // What it was to be read for is not seen yet.
             let length = epoch.content.as_ref().map(Content::length);

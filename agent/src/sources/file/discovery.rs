@@ -21,6 +21,7 @@ use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, StartAt, vetting};
 use crate::ambient::Now;
 use crate::pipeline::Outlet;
+use crate::spool::positions::Placed;
 
 /// A file that was opened to see which it is.
 pub(super) struct Opened {
@@ -259,12 +260,7 @@ impl FileSource {
         if opened.codec == Codec::None {
             epoch.saw_size(opened.size, now.monotonic);
         }
-        if opened.from > 0
-            && let Err(error) = self.reader.skip(&mut epoch, opened.from)
-        {
-            return self.say_unreadable(&path, &error);
-        }
-        let aside = match self.take_from_aside(&mut epoch) {
+        let aside = match self.settle_start(&mut epoch, opened.from, now) {
             Ok(aside) => aside,
             Err(error) => return self.say_unreadable(&path, &error),
         };
@@ -304,6 +300,22 @@ impl FileSource {
         if let Some(aside) = aside {
             out.forget(aside);
         }
+    }
+
+    /// Moves a new epoch to where it is begun: at `from`, or where a position that was set aside left off.
+    fn settle_start(
+        &mut self,
+        epoch: &mut Epoch,
+        from: u64,
+        now: Now,
+    ) -> io::Result<Option<Placed>> {
+        if from > 0 {
+            self.reader.skip(epoch, from)?;
+        }
+        let aside = self.take_from_aside(epoch)?;
+        // What is read of it may not become durable before it is cut off: its beginning tells its copy.
+        self.reader.look(epoch, now.monotonic)?;
+        Ok(aside)
     }
 
     /// Where a path is a link, what it leads to is watched too: events come by the real name, and what

@@ -279,6 +279,10 @@ impl FileSource {
         let other = (old.life != Life::Named).then(|| kernel::name_of(content.file()));
         let other = other.flatten();
         let mut next = Epoch::new(number, old.key, content, now.monotonic);
+        // It may have to wait behind the old one, and be cut off too meanwhile.
+        if let Err(error) = self.reader.look(&mut next, now.monotonic) {
+            tracing::debug!(source = self.config.name, %error, "a new life is not seen yet");
+        }
         next.place.clone_from(&old.place);
         next.life = match old.life {
             Life::Finished(_) => Life::Detached(now.monotonic),

@@ -1,6 +1,7 @@
 //! Copies that end before what was read of their file: they bring nothing new.
 
 use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
 use super::{expected, numbered, only};
@@ -47,4 +48,22 @@ fn a_copy_of_a_small_file_that_ends_before_what_was_read_is_never_read() {
     world.append("a.log", "new\n");
     world.run_for(Duration::from_mins(1));
     assert_eq!(world.lines().len(), 1, "{:?}", world.states());
+}
+
+#[test]
+fn a_copy_of_the_next_file_is_no_short_copy_of_the_one_before() {
+    let mut world = World::with_rotated();
+    let mut late = world.writer("a.log");
+    late.write_all(numbered(0..20).as_bytes()).unwrap();
+    world.settle();
+    world.truncate("a.log");
+    late.write_all(numbered(20..25).as_bytes()).unwrap();
+    world.rename("a.log", "a.log.1");
+    // Waits behind what can still be written to, and is shorter than what the first was known by.
+    world.append("a.log", &numbered(25..35));
+    fs::copy(world.path("a.log"), world.path("a.log.2")).unwrap();
+    world.turn();
+    world.truncate("a.log");
+    world.run_for(Duration::from_mins(1));
+    only(&world, &expected(0..35));
 }

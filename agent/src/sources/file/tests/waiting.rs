@@ -107,3 +107,38 @@ fn content_that_is_met_before_it_is_read_is_not_counted_as_lost() {
     assert_eq!(world.lines_of("a.log"), expected(0..20));
     assert!(world.losses().is_empty(), "{:?}", world.losses());
 }
+
+#[test]
+fn a_life_that_begins_while_its_path_waits_is_known_by_its_beginning() {
+    let (mut world, late) = held_up();
+    world.truncate("a.log");
+    world.append("a.log", &numbered(20..30));
+    world.turn();
+    world.copy_truncate("a.log", "a.log-2");
+    world.append("a.log", &numbered(30..40));
+    drop(late);
+    world.run_for(QUIET + COPY_GRACE * 2);
+    let all = [expected(0..10), expected(20..40)].concat();
+    assert_eq!(world.lines_of("a.log"), all);
+}
+
+#[test]
+fn what_was_seen_of_a_file_when_it_was_closed_is_known_after_a_kill() {
+    let mut world = World::new();
+    world.config.files_open_max = 1;
+    let mut late = world.writer("a.log");
+    late.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.settle();
+    world.rename("a.log", "a.log-1");
+    world.append("a.log", "");
+    world.settle();
+    // It is closed for this one before its first look.
+    world.append("a.log", &numbered(10..20));
+    world.append("b.log", "b\n");
+    world.run_for(Duration::from_secs(3));
+    world.copy_truncate("a.log", "a.log-2");
+    world.kill();
+    drop(late);
+    world.run_for(QUIET + COPY_GRACE * 2);
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+}
