@@ -66,8 +66,8 @@ pub(super) enum LikeLife {
     Next,
 }
 
-/// When a file changed, its directory and its name.
-type Dated = ((i64, i64), usize, OsString);
+/// When a file changed, whether its name is of a compressed one, its directory and its name.
+type Dated = ((i64, i64), bool, usize, OsString);
 
 /// What a copy must have.
 #[derive(Debug, Clone, Copy)]
@@ -157,15 +157,15 @@ impl FileSource {
             return;
         };
         let copy = epoch.copy.take();
-        let place = epoch.place.clone();
-        let sample = Sample::of(epoch);
+        let (place, sample) = (epoch.place.clone(), Sample::of(epoch));
         let has_unread = epoch.size_seen > epoch.offset;
         // It may hold the rest, or end before what was read since.
         if let Some((key, ..)) = copy {
             self.doubt_copy(key);
         }
         let origins = self.origins(own, place.as_deref());
-        let mut short = None;
+        let (mut short, mut is_newer_unvetted) = (None, false);
+        let waited = out.now().monotonic.saturating_sub(since);
         let (siblings, mut all_seen) = self.siblings(&origins);
         for (directory, candidate) in siblings {
             let opened = match self.open(&self.directories[directory].path.join(&candidate)) {
@@ -176,8 +176,11 @@ impl FileSource {
                     continue;
                 }
             };
-            let is_known = self.known_as(&opened).is_some();
-            if is_known || self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
+            if self.known_as(&opened).is_some() {
+                continue;
+            }
+            if self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
+                is_newer_unvetted |= self.vetted_for(id).contains(&opened.key);
                 continue;
             }
             let likeness = self.likeness(id, sample, &opened);
@@ -188,7 +191,10 @@ impl FileSource {
                 size: opened.size,
                 content: opened.file.into(),
             };
+            let may_be_backup = is_newer_unvetted && !self.is_suspected(copy.key);
             match likeness {
+                // It ends before what was added to the file until it was rotated and compressed.
+                Likeness::Copy if may_be_backup && waited < HOLD_MAX => return,
                 Likeness::Copy => return self.absorb(id, copy, out),
                 Likeness::ShortCopy => short = Some(copy),
                 Likeness::None => {}
@@ -198,7 +204,6 @@ impl FileSource {
             self.looks.insert((copy.directory, copy.name.clone()));
             return self.absorb(id, copy, out);
         }
-        let waited = out.now().monotonic.saturating_sub(since);
         // What somebody goes on writing to may never be looked through.
         if self.may_be_vetted_for(id) && waited < HOLD_MAX {
             return;
@@ -259,8 +264,8 @@ impl FileSource {
     }
 
     /// Names that a rotation could have given to a copy, in the same directory or a watched one near
-    /// it, the one that changed last first: guards over a few bytes can fit several. And whether all
-    /// could be listed.
+    /// it, the one that changed last first: guards over a few bytes can fit several. Of one moment, what is
+    /// compressed first. And whether all could be listed.
     fn siblings(&mut self, origins: &[(usize, OsString)]) -> (Vec<(usize, OsString)>, bool) {
         let mut names = Vec::new();
         let mut all_seen = true;
@@ -269,7 +274,7 @@ impl FileSource {
         }
         names.sort_by(|a, b| b.cmp(a));
         names.dedup();
-        let names = names.into_iter().map(|(_, near, name)| (near, name));
+        let names = names.into_iter().map(|(_, _, near, name)| (near, name));
         (names.collect(), all_seen)
     }
 
@@ -291,13 +296,15 @@ impl FileSource {
                 let other = entry.file_name();
                 let plain = without_codec(&other);
                 let is_same_elsewhere = near != directory && plain == name;
-                let is_compressed = plain == name && plain.len() < other.len();
-                if !is_same_elsewhere && !is_compressed && !is_rotation_of(name, plain) {
+                let is_compressed = plain.len() < other.len();
+                let is_compressed_self = plain == name && is_compressed;
+                if !is_same_elsewhere && !is_compressed_self && !is_rotation_of(name, plain) {
                     continue;
                 }
                 match entry.metadata() {
                     Ok(metadata) => {
-                        names.push(((metadata.ctime(), metadata.ctime_nsec()), near, other));
+                        let changed = (metadata.ctime(), metadata.ctime_nsec());
+                        names.push((changed, is_compressed, near, other));
                     }
                     Err(error) => all_seen &= is_absent(&error),
                 }
@@ -550,6 +557,11 @@ impl FileSource {
             moved_to: None,
         });
         true
+    }
+
+    /// Whether a file waits for what comes of its likeness. It is meant, and begun on its own in the end.
+    fn is_suspected(&self, key: FileKey) -> bool {
+        self.suspects.iter().any(|suspect| suspect.key == key)
     }
 
     /// What the file begins with, if a file beside it does too for whose rotation it could be named. One

@@ -209,16 +209,24 @@ impl FileSource {
 
     /// Whether a file that waits or is looked through may turn out to be a copy of the epoch.
     pub(super) fn may_be_vetted_for(&self, id: EpochId) -> bool {
+        !self.vetted_for(id).is_empty()
+    }
+
+    /// The files that wait or are looked through and may turn out to be copies of the epoch.
+    pub(super) fn vetted_for(&self, id: EpochId) -> Vec<FileKey> {
         let Some((lineage, epoch)) = self.held(id) else {
-            return false;
+            return Vec::new();
         };
-        let is_related = |it: &Waiting| is_of(&it.name, lineage, epoch);
-        let looked = self.vettings.looking.as_ref().is_some_and(|looking| {
+        let is_candidate = |looking: &&Looking| {
             let mut candidates = looking.candidates.iter();
-            is_related(&looking.file) && candidates.any(|it| it.id == id && it.state != Match::No)
-        });
-        let mut waiting = self.vettings.waiting.iter();
-        looked || waiting.any(|it| it.unfinished != Some(it.stamp) && is_related(it))
+            candidates.any(|it| it.id == id && it.state != Match::No)
+        };
+        let looked = self.vettings.looking.iter().filter(is_candidate);
+        let waiting = self.vettings.waiting.iter();
+        let waiting = waiting.filter(|it| it.unfinished != Some(it.stamp));
+        let files = looked.map(|it| &it.file).chain(waiting);
+        let related = files.filter(|it| is_of(&it.name, lineage, epoch));
+        related.map(|it| it.key).collect()
     }
 
     /// Finished epochs that a file which is still to be looked through may be a copy of.

@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use model::position::Codec;
+
+use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::limits::{COPY_GRACE, POLL_EVERY, QUIET, SUSPECTS_OPEN_MAX};
 use crate::sources::file::calls::Call;
@@ -158,5 +161,20 @@ fn a_directory_whose_events_do_not_tell_all_is_polled() {
     fs::hard_link(world.path("a.log"), world.path("unwatched/a")).unwrap();
     world.append("unwatched/a", &numbered(10..20));
     world.run_for(POLL_EVERY * 2);
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+}
+
+#[test]
+fn a_backup_is_not_taken_for_the_file_that_was_compressed_after_it() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(3));
+    fs::copy(world.path("a.log"), world.path("a.log-backup")).unwrap();
+    world.kill();
+    world.append("a.log", &numbered(10..20));
+    world.remove("a.log");
+    let rotated = compress(Codec::Gzip, numbered(0..20).as_bytes());
+    fs::write(world.path("a.log-1.gz"), rotated).unwrap();
+    world.run_for(COPY_GRACE * 3);
     assert_eq!(world.lines_of("a.log"), expected(0..20));
 }
