@@ -2,8 +2,8 @@
 //!
 //! Renames go on while they are followed: a file can be shifted on by the next rotations between its
 //! event and the look at it. So a name is believed only if no event that came meanwhile says that what
-//! bore it has another name by now. Where no name leads to the file, or events were lost, it is sought
-//! among the names that a rotation gives.
+//! bore it has another name by now. Where no name leads to the file and it is not the one that the path
+//! was seen to name, or where events were lost, it is sought among the names that a rotation gives.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,12 +13,13 @@ use std::time::SystemTime;
 use model::position::FileKey;
 
 use super::FileSource;
-use super::discovery::Opened;
+use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Life, Lineage};
 use super::moved::has_all_of;
 use super::pattern::{is_numbered_rotation, is_rotation_of, rotation_bases};
 use super::watch::Spot;
+use crate::ambient::Now;
 use crate::limits::RENAMES_TRIED;
 use crate::pipeline::Outlet;
 
@@ -55,6 +56,7 @@ impl FileSource {
                 }
                 // Not a file.
                 Ok(None) if is_where_it_was => {}
+                _ if self.has_left(&from, out.now()) => {}
                 _ => self.seek_strangers(&from, &to, out),
             }
         }
@@ -64,7 +66,14 @@ impl FileSource {
     /// awaited where it is now.
     fn begin_renamed(&mut self, from: &Spot, to: &Spot, opened: Opened, out: &mut Outlet<'_>) {
         let key = opened.key;
-        if self.known_as(&opened).is_some() || self.own_output == Some(key) {
+        if let Some(id) = self.known_as(&opened) {
+            let own = self.directories[from.directory].names.get(&from.name);
+            if own == Some(&id.lineage) {
+                self.went_to(key, to, out);
+            }
+            return;
+        }
+        if self.own_output == Some(key) {
             return;
         }
         self.waiting_went_to(key, to);
@@ -92,6 +101,26 @@ impl FileSource {
         if epoch.life == Life::Named {
             self.detach_named(id.lineage, out.now());
         }
+    }
+
+    /// Whether the file that a path was seen to name is not there any more: then it is the one that was
+    /// renamed, and known, whatever became of it since.
+    fn has_left(&mut self, from: &Spot, now: Now) -> bool {
+        let Some(&index) = self.directories[from.directory].names.get(&from.name) else {
+            return false;
+        };
+        let named = self.lineages[index].as_mut().and_then(Lineage::named);
+        let Some(key) = named.map(|epoch| epoch.key) else {
+            return false;
+        };
+        let is_gone = match self.open(&self.path_at(from)) {
+            Ok(present) => present.is_none_or(|present| present.key != key),
+            Err(error) => is_absent(&error),
+        };
+        if is_gone {
+            self.detach_named(index, now);
+        }
+        is_gone
     }
 
     /// Nothing is known of a renamed file but its first name, and where it was last.

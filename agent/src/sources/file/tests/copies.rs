@@ -178,3 +178,17 @@ fn a_backup_is_not_taken_for_the_file_that_was_compressed_after_it() {
     world.run_for(COPY_GRACE * 3);
     assert_eq!(world.lines_of("a.log"), expected(0..20));
 }
+
+#[test]
+fn copies_from_before_the_start_are_not_taken_for_a_renamed_file_that_is_gone() {
+    let mut world = World::new();
+    for name in ["a.log", "b.log"] {
+        world.append(name, &numbered(0..10));
+        world.copy_truncate(name, &format!("{name}-1"));
+    }
+    world.settle();
+    world.rename("a.log", "a.log-2");
+    world.remove("a.log-2");
+    world.run_for(QUIET * 2);
+    assert!(world.lines().is_empty(), "{:?}", world.lines());
+}
