@@ -410,6 +410,7 @@ impl FileSource {
     }
 
     fn written(&mut self, directory: usize, name: &OsStr) {
+        self.stir_moved(directory, name);
         let Some(&lineage) = self.directories[directory].names.get(name) else {
             if self.is_meant(directory, name) || self.awaits_late() {
                 self.looks.insert((directory, name.to_owned()));

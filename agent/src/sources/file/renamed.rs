@@ -103,6 +103,19 @@ impl FileSource {
         }
     }
 
+    /// A name was written to. It may be that of a closed file that was renamed just before: should it be
+    /// gone when it is looked for, there was more to read of it.
+    pub(super) fn stir_moved(&mut self, directory: usize, name: &OsStr) {
+        let is_here = |place: &Spot| place.directory == directory && place.name == name;
+        for (from, _) in self.moves.iter().filter(|(_, place)| is_here(place)) {
+            let index = self.directories[from.directory].names.get(&from.name);
+            let lineage = index.and_then(|&index| self.lineages[index].as_mut());
+            if let Some(epoch) = lineage.and_then(Lineage::named) {
+                epoch.is_stirred |= epoch.content.is_none();
+            }
+        }
+    }
+
     /// Whether the file that a path was seen to name is not there any more: then it is the one that was
     /// renamed, and known, whatever became of it since.
     fn has_left(&mut self, from: &Spot, now: Now) -> bool {

@@ -192,3 +192,25 @@ fn copies_from_before_the_start_are_not_taken_for_a_renamed_file_that_is_gone() 
     world.run_for(QUIET * 2);
     assert!(world.lines().is_empty(), "{:?}", world.lines());
 }
+
+#[test]
+fn a_line_of_a_late_writer_that_is_only_in_the_compressed_file_comes_before_the_next_file() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 1;
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    // Closes the first.
+    world.append("b.log", "b\n");
+    world.run_for(Duration::from_secs(2));
+    world.rename("a.log", "a.log.1");
+    world.append("a.log.1", &numbered(10..11));
+    let rotated = compress(Codec::Gzip, numbered(0..11).as_bytes());
+    // It is looked through once it is quiet.
+    let mut compressor = world.writer("a.log.1.gz");
+    compressor.write_all(&rotated).unwrap();
+    world.remove("a.log.1");
+    world.settle();
+    world.append("a.log", &numbered(11..20));
+    world.run_for(COPY_GRACE * 3);
+    assert_eq!(world.lines_of("a.log"), expected(0..20));
+}
