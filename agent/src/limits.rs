@@ -340,6 +340,11 @@ pub const REFUSED_MAX: usize = 1024;
 /// Directories in which the copy of a truncated file is looked for: its own, and watched ones near it.
 pub const COPY_DIRECTORIES_MAX: usize = 16;
 
+/// The numbers of a path's epochs are at least so far apart: one less is the number of lives that can be
+/// noticed after a successor was met, and still come before it after a restart. Rotated each second, a path
+/// has used the numbers up in ten years.
+pub const EPOCH_NUMBERS_APART: u32 = 8;
+
 /// A rotated file that goes on being written holds its successor up for at most this long: then both
 /// are read, each in its order.
 pub const HOLD_MAX: Duration = Duration::from_mins(1);

@@ -20,6 +20,7 @@ use super::reader::Reader;
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, StartAt, vetting};
 use crate::ambient::Now;
+use crate::limits::EPOCH_NUMBERS_APART;
 use crate::pipeline::Outlet;
 use crate::spool::positions::Placed;
 
@@ -508,8 +509,11 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 }
 
 /// The number of the next epoch. It never comes again for the same path, also when all that was known
-/// of the path is forgotten: so it grows at least as the seconds do.
+/// of the path is forgotten: so it grows at least as the seconds do. Between two there is room for lives
+/// that are noticed late: after a restart their numbers are all that tells the order.
 pub(super) fn next_number(last: Option<u32>, now: Now) -> u32 {
     let seconds = u32::try_from(now.wall.0 / 1000).unwrap_or(0);
-    last.map_or(seconds, |last| seconds.max(last.saturating_add(1)))
+    last.map_or(seconds, |last| {
+        seconds.max(last.saturating_add(EPOCH_NUMBERS_APART))
+    })
 }

@@ -180,6 +180,15 @@ impl Lineage {
         self.epochs.iter_mut().find(|epoch| epoch.number == number)
     }
 
+    /// A free number for an epoch between the one at `at` and the next; `None` where there is no next one,
+    /// or no room before it.
+    pub(super) fn number_after(&self, at: usize) -> Option<u32> {
+        let next = self.epochs.get(at + 1)?.number;
+        let numbers = self.epochs.iter().map(|epoch| epoch.number);
+        let before = numbers.filter(|&number| number < next).max()?;
+        (before >= self.epochs[at].number && before + 1 < next).then_some(before + 1)
+    }
+
     /// The epoch of this number comes behind all others.
     pub(super) fn move_to_back(&mut self, number: u32) {
         let mut numbers = self.epochs.iter().map(|epoch| epoch.number);

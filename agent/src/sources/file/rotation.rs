@@ -257,11 +257,12 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
-        let number = next_number(lineage.last_epoch, now);
         let mut numbers = lineage.epochs.iter().map(|epoch| epoch.number);
         let Some(at) = numbers.position(|number| number == id.number) else {
             return;
         };
+        let between = lineage.number_after(at);
+        let number = between.unwrap_or_else(|| next_number(lineage.last_epoch, now));
         let old = &mut lineage.epochs[at];
         let Some(content) = old.content.take() else {
             return;
@@ -298,7 +299,7 @@ impl FileSource {
             }
             self.look_at_path(&other);
         } else {
-            lineage.last_epoch = Some(number);
+            lineage.last_epoch = lineage.last_epoch.max(Some(number));
             lineage.epochs.insert(at + 1, next);
             let next = EpochId { number, ..id };
             self.known.insert(key, next);

@@ -142,3 +142,23 @@ fn what_was_seen_of_a_file_when_it_was_closed_is_known_after_a_kill() {
     world.run_for(QUIET + COPY_GRACE * 2);
     assert_eq!(world.lines_of("a.log"), expected(0..20));
 }
+
+#[test]
+fn a_life_that_is_noticed_after_its_successor_was_met_comes_first_after_a_restart() {
+    let mut world = World::new();
+    let mut late = world.writer("a.log");
+    late.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.settle();
+    world.copy_truncate("a.log", "a.log-1");
+    late.write_all(numbered(10..20).as_bytes()).unwrap();
+    world.rename("a.log", "a.log-2");
+    world.append("a.log", &numbered(30..40));
+    world.settle();
+    late.write_all(numbered(20..30).as_bytes()).unwrap();
+    // Neither is at the path, which would tell the order.
+    world.rename("a.log", "a.log-3");
+    world.stop();
+    drop(late);
+    world.run_for(QUIET * 4);
+    assert_eq!(world.lines_of("a.log"), expected(0..40));
+}
