@@ -239,3 +239,19 @@ fn a_file_that_an_overlay_copies_up_goes_on() {
     assert_eq!(world.lines_of("a.log"), expected(0..500));
     assert!(world.losses().is_empty());
 }
+
+#[test]
+fn a_late_writer_is_awaited_over_a_restart() {
+    let mut world = World::new();
+    let mut late = world.writer("a.log");
+    late.write_all(numbered(0..10).as_bytes()).unwrap();
+    world.settle();
+    world.rename("a.log", "a.log-1");
+    world.run_for(QUIET * 2);
+    world.kill();
+    world.run_for(Duration::from_secs(1));
+    world.remove("a.log-1");
+    late.write_all(numbered(10..11).as_bytes()).unwrap();
+    world.run_for(QUIET);
+    assert_eq!(world.lines_of("a.log"), expected(0..11));
+}
