@@ -212,7 +212,9 @@ impl Model {
         } else {
             let since = now.saturating_sub(life.grown_at.max(life.left_at.unwrap_or_default()));
             if let Some(left) = life.left_at {
-                must &= is_inside || life.is_held && since + MARGIN < LATE;
+                // After that time it may be closed, until it is met again.
+                life.is_held &= since + MARGIN < LATE;
+                must &= is_inside || life.is_held;
                 let held_up = now.saturating_sub(left) + MARGIN < HOLD_MAX;
                 life.is_late |= since + MARGIN >= QUIET || !held_up;
             }
