@@ -416,6 +416,7 @@ impl FileSource {
         }
         let was_open = epoch.content.is_some();
         let old = std::mem::replace(&mut epoch.key, copy.key);
+        epoch.is_copied = true;
         epoch.codec = copy.content.codec();
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;

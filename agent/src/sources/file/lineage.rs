@@ -73,6 +73,10 @@ pub(super) struct Stream {
 }
 
 /// One life of one inode.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each tells another thing that is so or not, whatever the others say"
+)]
 pub(super) struct Epoch {
     pub(super) number: u32,
     pub(super) key: FileKey,
@@ -101,6 +105,8 @@ pub(super) struct Epoch {
     pub(super) copy: Option<(FileKey, Codec, PathBuf)>,
     /// Where the inode was seen last, when that is not the lineage's path.
     pub(super) place: Option<PathBuf>,
+    /// Its file is a copy of the one that it began in.
+    pub(super) is_copied: bool,
     /// What was told of its bytes.
     pub(super) account: Account,
     /// What its unread rest is lost to if no copy of it is found.
@@ -257,6 +263,7 @@ impl Epoch {
             life: Life::Named,
             copy: None,
             place: None,
+            is_copied: false,
             account: Account::default(),
             cut_by: Why::Truncated,
             finished_s: 0,

@@ -15,7 +15,7 @@ use model::position::Codec;
 
 use super::content::{Content, read_at};
 use super::discovery::Opened;
-use super::kernel::{self, Agreement, agreement};
+use super::kernel::{self, Agreement, agreement, is_weak};
 use super::lineage::{Epoch, Life, Lineage, seconds};
 use super::pattern::is_rotation_of;
 use super::watch::Spot;
@@ -80,14 +80,16 @@ impl FileSource {
             && (is_unlinked || matches!(self.find(&lineage.path, &position), Ok(None)))
     }
 
-    /// The epoch that a file is known as. Where the path does not name it any more it must hold what was
-    /// read: a key may be given to another file, and who keeps one copy writes the next one over it.
+    /// The epoch that a file is known as. A key that two files can have is not believed where the file
+    /// was closed meanwhile: what it was is over, and what is there now another one's path names. Nor is
+    /// that of a copy: who keeps one copy writes the next one over it.
     pub(super) fn known_as(&mut self, opened: &Opened) -> Option<EpochId> {
         let id = self.known.get(&opened.key).copied()?;
         let lineage = self.lineages[id.lineage].as_ref()?;
         let epoch = lineage.epochs.iter().find(|it| it.number == id.number)?;
-        let is_its_file = epoch.key == opened.key && epoch.codec == Codec::None;
-        if is_its_file && epoch.life != Life::Named {
+        let is_weak = is_weak(opened.key.level) && epoch.content.is_none();
+        let is_plain = epoch.key == opened.key && epoch.codec == Codec::None;
+        if epoch.life != Life::Named && (is_weak || epoch.is_copied && is_plain) {
             let position = lineage.position(epoch);
             if matches!(self.reader.is_same(&opened.file, &position), Ok(false)) {
                 self.known.remove(&opened.key);

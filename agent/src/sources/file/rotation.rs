@@ -251,7 +251,7 @@ impl FileSource {
     }
 
     /// The file has less than what was read of it, or something else: its life is over. The next one
-    /// begins in the same inode, unless that is met under a name of its own.
+    /// begins in the same inode, unless that was a copy.
     pub(super) fn truncated(&mut self, id: EpochId, cut_by: Why, out: &mut Outlet<'_>) {
         let now = out.now();
         let Some(lineage) = &mut self.lineages[id.lineage] else {
@@ -276,8 +276,9 @@ impl FileSource {
             self.attention.insert(id.lineage);
             return self.seek_copy(id, out);
         }
-        // Under another name than the path's it is another file by now: perhaps the next copy.
-        let other = (old.life != Life::Named).then(|| kernel::name_of(content.file()));
+        // Nobody writes to a copy: it is another file by now, perhaps the next copy.
+        let is_copy = old.is_copied && old.life != Life::Named;
+        let other = is_copy.then(|| kernel::name_of(content.file()));
         let other = other.flatten();
         let mut next = Epoch::new(number, old.key, content, now.monotonic);
         // It may have to wait behind the old one, and be cut off too meanwhile.
