@@ -106,17 +106,6 @@ pub(super) fn file_system_of(path: &Path) -> io::Result<u64> {
     Err(failure)
 }
 
-/// The path that an open file has now. One that was deleted has a name that no file has.
-#[cfg(target_os = "linux")]
-pub(super) fn path_of(file: &File) -> io::Result<PathBuf> {
-    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn path_of(_: &File) -> io::Result<PathBuf> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// Whether an open file is one of an overlay, where a name can change its file by being written to.
 #[cfg(target_os = "linux")]
 pub(super) fn is_overlaid(file: &File) -> bool {

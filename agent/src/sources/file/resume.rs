@@ -83,7 +83,7 @@ impl FileSource {
         let position = &placed.position;
         let open = self.inherited.get(&position.key);
         // No event may have told of its last rename yet.
-        let now = open.and_then(|left| kernel::path_of(&left.file).ok());
+        let now = open.and_then(|left| kernel::name_of(&left.file));
         let known = place_of(position).unwrap_or_else(|| path_of(position));
         let mut paths = now.iter().chain([&known]);
         paths.any(|path| self.heirs.iter().any(|heir| heir.matches(path)))
