@@ -43,6 +43,10 @@ struct Life {
     home: Home,
     /// It lies in a copy of the file that it was written to.
     is_copy: bool,
+    /// Somebody copied it before its end, and the file was cut off since: that copy looks like the one that
+    /// a rotation makes before it cuts.
+    has_backup: bool,
+    is_cut: bool,
     /// The copy is compressed: it is the agent's as far as it knows what was compressed.
     is_compressed: bool,
     /// More was written to it after it was compressed, and the copy is shorter than a guard: only who
@@ -165,6 +169,8 @@ impl Model {
             log,
             home: Home::Named(name.to_owned()),
             is_copy: false,
+            has_backup: false,
+            is_cut: false,
             is_compressed: false,
             is_vague: false,
             known: Known::Nothing,
@@ -256,6 +262,13 @@ impl Model {
         self.reassess(now);
     }
 
+    /// A file was copied, and goes on.
+    pub(super) fn backed_up(&mut self, name: &str) {
+        if let Some(id) = self.life_at(name) {
+            self.lives[id.0].has_backup = true;
+        }
+    }
+
     /// Another file took a log's name.
     pub(super) fn replaced(&mut self, draft: &str, name: &str, now: Duration) {
         self.deleted(name, now);
@@ -279,6 +292,7 @@ impl Model {
         let life = &mut self.lives[id.0];
         life.home = copy.map_or(Home::Cut, |copy| Home::Named(copy.to_owned()));
         life.is_copy = true;
+        life.is_cut = true;
         life.is_held = false;
         life.left_at = Some(now);
         let log = life.log;
@@ -488,7 +502,8 @@ impl Model {
             let is_running = self.is_running;
             let life = &mut self.lives[number];
             life.ended_at = Some(now);
-            let promise = if !is_running && life.known == Known::Durable {
+            let is_backup_all = life.has_backup && life.is_cut;
+            let promise = if !is_running && life.known == Known::Durable && !is_backup_all {
                 Promise::Noticed
             } else {
                 Promise::May

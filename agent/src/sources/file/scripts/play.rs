@@ -331,6 +331,7 @@ impl Stage {
         if self.setting.rotated == Rotated::OutsidePattern && self.exists(name) {
             let to = self.world.path(&format!("{name}-backup"));
             fs::copy(self.world.path(name), to).unwrap();
+            self.model.backed_up(name);
         }
     }
 
