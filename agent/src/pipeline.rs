@@ -333,9 +333,12 @@ impl Outlet<'_> {
     }
 
     /// Saves a position that no record carries. What was taken of the file may still be in the open
-    /// batch: then the position waits for it, so that it is never ahead of the data.
+    /// batch: then the position waits for it, so that it is never ahead of the data. Nothing was taken
+    /// before the file's first byte: how it begins is saved also if the spool has no room for the batch
+    /// before the agent is stopped.
     pub fn note(&mut self, placed: Placed) {
-        let Some(partition) = &placed.partition else {
+        let partition = placed.partition.as_ref();
+        let Some(partition) = partition.filter(|_| placed.position.offset > 0) else {
             return self.flow.spool.note(placed);
         };
         let destination = self.destination(partition);
