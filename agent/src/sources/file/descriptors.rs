@@ -69,6 +69,13 @@ enum Need {
 }
 
 impl Descriptors {
+    /// Whether a file's beginning was seen when it was closed, and is not saved yet. From now on it is.
+    pub(super) fn was_seen(&mut self, id: EpochId) -> bool {
+        let before = self.seen.len();
+        self.seen.retain(|&seen| seen != id);
+        self.seen.len() < before
+    }
+
     /// When it is time to close what is idle; `None` while that is nothing.
     pub(super) fn next_close(&self) -> Option<Duration> {
         (self.open.len() > FILES_IDLE_OPEN).then_some(self.next_close)

@@ -35,6 +35,9 @@ impl FileSource {
         if !self.make_stream(id.lineage, out) {
             return Ok(Read::NoRoom(Taken::default()));
         }
+        if let Some(read) = self.save_beginning(id, out)? {
+            return Ok(read);
+        }
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return nothing;
         };
@@ -55,24 +58,48 @@ impl FileSource {
         let now = out.now().monotonic;
         self.calls.before_read(path)?;
         let epoch = &mut epochs[at];
-        let was_unseen = epoch.head.bytes == 0;
-        let read = if out.room(stream.destination) == 0 {
-            self.reader.look(epoch, now)
-        } else {
-            let mut target = Target {
-                stream,
-                batch: &mut out.batch(stream.destination),
-                position,
-                last_line,
-                now,
-            };
-            self.reader.read(epoch, &mut target)
+        if out.room(stream.destination) == 0 {
+            return self.reader.look(epoch, now);
+        }
+        let mut target = Target {
+            stream,
+            batch: &mut out.batch(stream.destination),
+            position,
+            last_line,
+            now,
         };
-        if was_unseen && epoch.head.bytes > 0 && epoch.offset == 0 {
-            // The first line is not whole yet; by its beginning a copy of the file can be known.
+        self.reader.read(epoch, &mut target)
+    }
+
+    /// Before anything is taken of a file its beginning is saved, by which a copy of it can be known: what
+    /// is taken may wait for room in the spool until the agent is stopped, and its position with it.
+    /// `None` if that is done, or there is nothing yet.
+    fn save_beginning(&mut self, id: EpochId, out: &mut Outlet<'_>) -> io::Result<Option<Read>> {
+        let Some(lineage) = &mut self.lineages[id.lineage] else {
+            return Ok(None);
+        };
+        let Lineage { epochs, path, .. } = lineage;
+        let mut untouched = epochs.iter_mut().filter(|epoch| epoch.offset == 0);
+        let Some(epoch) = untouched.find(|epoch| epoch.number == id.number) else {
+            return Ok(None);
+        };
+        if epoch.head.bytes > 0 {
+            if self.descriptors.was_seen(id) {
+                self.note(id, out);
+            }
+            return Ok(None);
+        }
+        self.calls.before_read(path)?;
+        let looked = self.reader.look(epoch, out.now().monotonic)?;
+        let is_begun = epoch.head.bytes > 0;
+        if is_begun {
             self.note(id, out);
         }
-        read
+        Ok(match looked {
+            Read::NoRoom(taken) if is_begun => Some(Read::More(taken)),
+            Read::NoRoom(_) => None,
+            looked => Some(looked),
+        })
     }
 
     /// Looks at the path's present file when it waits for its turn, also when it was closed meanwhile: it

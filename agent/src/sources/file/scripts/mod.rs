@@ -110,6 +110,21 @@ mod tests {
     /// As many failures are worth reading.
     const FAILURES_MAX: usize = 8;
 
+    /// Seeds beyond them that failed once, each for another reason.
+    const FAILED_ONCE: [u64; 24] = [
+        2118, 2156, 4075, 5507, 5672, 5698, 6092, 6664, 8106, 8961, 10304, 12020, 12386, 13048,
+        13386, 31658, 39105, 51375, 54551, 56164, 60211, 65898, 91750, 92580,
+    ];
+
+    #[test]
+    fn scripts_that_failed_once_pass() {
+        let failures = FAILED_ONCE
+            .iter()
+            .flat_map(|&seed| run_many(seed..seed + 1, FAILURES_MAX, &|_| {}));
+        let failures: Vec<String> = failures.collect();
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+
     #[test]
     fn i19_every_line_comes_once_and_in_order_whatever_is_done_to_its_file() {
         // One seed, or a range of them: `7`, `2000..9000`.
