@@ -25,6 +25,7 @@ mod send;
 mod session;
 pub mod stats;
 mod stream;
+mod timer;
 pub mod transport;
 
 use std::sync::Arc;

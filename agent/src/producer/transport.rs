@@ -7,11 +7,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::timer::QuietRuntime;
 use crate::limits::UDP_BUFFER_BYTES;
 
 /// A future that is kept behind a pointer, so that [`Transport`] can be one.
@@ -56,7 +57,7 @@ impl Transport for SystemTransport {
         socket.set_send_buffer_size(UDP_BUFFER_BYTES)?;
         socket.bind(&any.into())?;
         let config = EndpointConfig::default();
-        Endpoint::new(config, None, socket.into(), Arc::new(TokioRuntime))
+        Endpoint::new(config, None, socket.into(), Arc::new(QuietRuntime))
     }
 
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
