@@ -28,11 +28,11 @@ pub const LINGER_MIN: Duration = Duration::from_millis(1);
 
 /// The linger grows by this for each further file that was read lately: with ten of them a batch holds
 /// lines of most, and 40 ms more are little beside what a person notices.
-pub const LINGER_PER_FILE: Duration = Duration::from_micros(4_500);
+pub const LINGER_PER_FILE: Duration = Duration::from_micros(4_900);
 
 /// So much does the linger grow at most. Twelve batches a second cost about 1 % of a core; with everything
 /// behind them a line is durable at its aggregator within 100 ms.
-pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(85);
+pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(92);
 
 /// While no more files than these are read, the first record after a quiet time goes at once: somebody may
 /// be looking at one of them, and its batch is one of few.
@@ -40,7 +40,12 @@ pub const LINGER_FILES_FEW: usize = 4;
 
 /// How long events can wait for a turn that is due anyway: as long as records gather for others. Less
 /// where so many come that the kernel's queue could overflow.
-pub const DEAF_MAX: Duration = Duration::from_millis(90);
+pub const DEAF_MAX: Duration = Duration::from_millis(98);
+
+const _: () = assert!(
+    DEAF_MAX.as_millis() > LINGER_MIN.as_millis() + LINGER_SHARED_MAX.as_millis(),
+    "one wake-up a batch"
+);
 
 /// The shortest time that events can wait, however many came: each wake-up costs 10 to 20 µs.
 pub const DEAF_MIN: Duration = Duration::from_millis(1);
@@ -78,6 +83,14 @@ pub const SPOOL_MARK_BYTES: u64 = 64 * 1024;
 /// takes a snapshot, a checkpoint and a new segment first, so a spool that took the last byte could never
 /// give one back. A snapshot of 20,000 files has 6 MiB.
 pub const SPOOL_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The room of the spool's disk is looked at this often, and before each batch while there is less than
+/// [`DISK_PLENTY_BYTES`]. A look is a system call that walks a path: a twentieth of what a small batch costs
+/// the data thread.
+pub const DISK_LOOK_EVERY_MS: u64 = 1_000;
+
+/// Room that others do not use up between two looks.
+pub const DISK_PLENTY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// The part of a small disk that the spool leaves free.
 pub const SPOOL_RESERVE_SHARE: u64 = 16;
@@ -275,8 +288,9 @@ pub const WALK_DEPTH_MAX: usize = 64;
 /// Directories are looked at this often, whatever events say. Longer when that takes long.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
-/// Each file is asked for its length within so many looks at the directories: within a minute.
-pub const STAT_CYCLE: usize = 6;
+/// Each file is asked for its length within so many looks at the directories: within five minutes. Only
+/// what is written through a memory map tells no event.
+pub const STAT_CYCLE: usize = 30;
 
 /// So many files are asked at each look at least: it takes 2 ms.
 pub const STAT_FILES_MIN: usize = 1_000;

@@ -9,6 +9,7 @@ use std::path::Path;
 use model::position::FileKey;
 #[cfg(not(test))]
 use model::position::KeyLevel;
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::guard::Hasher;
 use super::kernel;
@@ -33,6 +34,12 @@ impl Calls {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)?;
         let metadata = file.metadata()?;
+        // Else each read of a line that was just written would write the inode. Only a file's owner may ask
+        // for that, or who is privileged.
+        let flags = OFlags::NONBLOCK | OFlags::NOATIME;
+        if let Err(error) = fcntl_setfl(&file, flags) {
+            tracing::trace!(%error, path = %path.display(), "reading changes the time of access");
+        }
         Ok(metadata.is_file().then_some((file, metadata)))
     }
 

@@ -65,6 +65,19 @@ impl Content {
         }
     }
 
+    /// Fills as much of `buffer` as one read gives: of an ordinary file, all that there is.
+    pub(super) fn read_once(&mut self, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+        match self {
+            Content::Plain(file) => match file.read_at(buffer, from) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.read_at(buffer, from)
+                }
+                read => read,
+            },
+            Content::Compressed(_) => self.read_at(buffer, from),
+        }
+    }
+
     /// Fills as much of `buffer` as there is from the byte `from` on.
     pub(super) fn read_at(&mut self, buffer: &mut [u8], from: u64) -> io::Result<usize> {
         match self {

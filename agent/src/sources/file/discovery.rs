@@ -253,6 +253,7 @@ impl FileSource {
             return;
         };
         lineage.met = true;
+        lineage.entry = opened.key.inode;
         lineage.alias_of = None;
         let path = lineage.path.clone();
         let number = next_number(lineage.last_epoch, now);

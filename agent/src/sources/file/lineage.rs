@@ -53,7 +53,8 @@ pub(super) struct Lineage {
     pub(super) awaited: bool,
     /// Something may have happened to it since it was read or looked at.
     pub(super) touched: bool,
-    /// The inode number that the directory's last listing had for the name; 0 before it was in one.
+    /// The inode number that the directory's last listing had for the name, or the file that was begun under
+    /// it since; 0 before that.
     pub(super) entry: u64,
     /// The path was there when it was looked for last.
     pub(super) met: bool,

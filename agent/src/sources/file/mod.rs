@@ -468,7 +468,11 @@ impl FileSource {
             self.look_at_ready(out);
             return Blocked::Yes;
         }
-        for index in std::mem::take(&mut self.touched) {
+        // What follows from one is looked at in the next turn.
+        for _ in 0..self.touched.len() {
+            let Some(index) = self.touched.pop_front() else {
+                break;
+            };
             if let Some(held) = &mut self.lineages[index] {
                 held.touched = false;
                 self.open_waiting(index, out);

@@ -19,7 +19,7 @@ use super::cutter::{Cut, Cutter, Take, leading_nuls};
 use super::encoding::{Encoding, Form, MARK_BYTES};
 use super::guard::{HEAD_BYTES, Hasher, TAIL_BYTES};
 use super::holes::{Gap, Holes, data_from};
-use super::lineage::{Epoch, Stream, tail_guard};
+use super::lineage::{Epoch, Life, Stream, tail_guard};
 use super::multiline::Multiline;
 use super::{FileConfig, LongLines};
 use crate::limits::READ_BYTES;
@@ -267,7 +267,13 @@ impl Reader {
         let from = epoch.offset - back;
         let back = usize::try_from(back).unwrap_or(TAIL_BYTES);
         let wanted = READ_BYTES + back;
-        let end = content.read_at(&mut self.buffer[..wanted], from)?;
+        let mut end = content.read_once(&mut self.buffer[..wanted], from)?;
+        // A read that gives less has come to the end. Only what would follow from that if it had not is
+        // worth another one: a last line that is taken as it is, bytes that were cut off.
+        let is_followed = epoch.life == Life::Named && from + end as u64 >= epoch.size_seen;
+        if end < wanted && !is_followed {
+            end += content.read_at(&mut self.buffer[end..wanted], from + end as u64)?;
+        }
         if end < back || !self.is_known(epoch, &self.buffer[..end], from) {
             return Ok(None);
         }

@@ -97,12 +97,18 @@ impl Stamp {
     }
 
     /// The stamp of a listing that is made from now on, if a later change must show in it. File systems
-    /// count time in ticks, of two seconds on FAT.
+    /// count time in ticks: whole seconds, two on FAT, or those of the kernel's clock.
     fn settled(self) -> Option<Stamp> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-        let now = i64::try_from(now.as_secs()).ok()?;
-        let last = self.modified.max(self.changed).0;
-        (last < now - TICK_SECONDS_MAX).then_some(self)
+        let (seconds, nanoseconds) = self.modified.max(self.changed);
+        let nanoseconds = u32::try_from(nanoseconds).ok()?;
+        let last = Duration::new(u64::try_from(seconds).ok()?, nanoseconds);
+        let tick = if nanoseconds == 0 {
+            TICK_MAX
+        } else {
+            TICK_OF_KERNEL_MAX
+        };
+        (last + tick < now).then_some(self)
     }
 }
 
@@ -383,5 +389,42 @@ impl FileSource {
     }
 }
 
-/// The coarsest time that a file system keeps.
-const TICK_SECONDS_MAX: i64 = 2;
+/// The coarsest time that a file system keeps, and more than a second besides: until then a change in the
+/// same second may come.
+const TICK_MAX: Duration = Duration::from_secs(3);
+
+/// The coarsest of one that keeps parts of seconds: exFAT's and a kernel's that counts a hundred ticks a
+/// second have 10 ms.
+const TICK_OF_KERNEL_MAX: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a listing can be relied on that is made so long after the directory changed, where its file
+    /// system keeps parts of seconds or does not.
+    fn is_settled(age: Duration, has_parts: bool) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let changed = now.checked_sub(age).unwrap();
+        let nanoseconds = i64::from(changed.subsec_nanos().max(1));
+        let stamp = Stamp {
+            inode: 1,
+            device: 1,
+            modified: (0, 0),
+            changed: (
+                changed.as_secs().try_into().unwrap(),
+                if has_parts { nanoseconds } else { 0 },
+            ),
+        };
+        stamp.settled().is_some()
+    }
+
+    #[test]
+    fn a_listing_counts_from_a_tick_of_the_file_system_after_the_last_change() {
+        assert!(!is_settled(Duration::from_millis(20), true));
+        assert!(is_settled(Duration::from_secs(1), true));
+        assert!(!is_settled(Duration::from_secs(1), false));
+        assert!(!is_settled(Duration::from_secs(2), false));
+        assert!(is_settled(Duration::from_secs(5), false));
+    }
+}

@@ -7,6 +7,7 @@ use super::child::{child, is_child};
 use super::{expected, numbered};
 use crate::limits::{
     FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
+    STAT_FILES_MIN,
 };
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -173,6 +174,22 @@ fn a_directory_that_did_not_change_is_not_listed_again() {
     assert!(files > 0);
     // Few files are all asked for their length each time.
     assert_eq!(looks, 6 * files);
+}
+
+#[test]
+fn the_first_listing_after_files_were_begun_asks_none_of_them() {
+    let mut world = World::new();
+    let files = u32::try_from(STAT_FILES_MIN).unwrap() + 500;
+    for file in 0..files {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.run_for(Duration::from_secs(5));
+    let before = world.counted().looks.get();
+    // The directory was new when it was listed first.
+    world.run_for(Duration::from_secs(10));
+    let looks = world.counted().looks.get() - before;
+    // Some files are asked for their length each time, whatever changed.
+    assert!(looks <= STAT_FILES_MIN as u64 + 1, "{looks} looks");
 }
 
 #[test]

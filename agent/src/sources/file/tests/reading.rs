@@ -1,6 +1,6 @@
 //! What is read of odd files: lines that never end, holes, lines that come in parts.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -230,7 +230,7 @@ fn a_long_line_that_does_not_compress_is_truncated_to_the_limit() {
 }
 
 /// Opens a file as a logger does that does not append.
-fn plain_writer(world: &World, name: &str) -> std::fs::File {
+fn plain_writer(world: &World, name: &str) -> fs::File {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false);
     file.open(world.path(name)).unwrap()
@@ -323,4 +323,21 @@ fn what_is_written_into_a_preallocated_file_is_read_where_it_comes() {
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.lines_of("a.log").pop().unwrap(), "next");
     assert_eq!(world.lines_of("a.log").len(), 2001);
+}
+
+#[test]
+fn reading_a_file_leaves_its_time_of_access() {
+    let mut world = World::new();
+    world.append("app.log", "one\n");
+    let accessed = |world: &World| {
+        let metadata = fs::metadata(world.logs.join("app.log")).unwrap();
+        metadata.accessed().unwrap()
+    };
+    let before = accessed(&world);
+    // A read of what was written since sets it, where nobody asks that it does not.
+    std::thread::sleep(Duration::from_millis(20));
+    world.append("app.log", "two\n");
+    world.settle();
+    assert_eq!(world.lines_of("app.log"), ["one", "two"]);
+    assert_eq!(accessed(&world), before);
 }
