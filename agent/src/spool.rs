@@ -45,7 +45,10 @@ use commitlog::storage::{Lock, Storage, write_atomically};
 use tokio::sync::watch;
 
 use crate::ambient::{Clock, Random};
-use crate::limits::{LINGER_DEFAULT, LINGER_MAX, SPOOL_RESERVE_BYTES, SPOOL_RESERVE_SHARE};
+use crate::limits::{
+    DISK_LOOK_EVERY_MS, DISK_PLENTY_BYTES, LINGER_DEFAULT, LINGER_MAX, SPOOL_RESERVE_BYTES,
+    SPOOL_RESERVE_SHARE,
+};
 use meta::Meta;
 use partition::{Owner, Partition};
 use positions::{Loss, Placed, Table};
@@ -155,6 +158,15 @@ struct State {
     partitions: BTreeMap<TopicPartition, Arc<Partition>>,
     snapshot: sync::SnapshotState,
     saved: acknowledged::Saved,
+    disk: DiskLook,
+}
+
+/// What the last look at the disk found.
+#[derive(Debug, Default)]
+struct DiskLook {
+    at_ms: i64,
+    /// Bytes above the reserve, less what was appended since.
+    room: u64,
 }
 
 /// Wakes the sync thread.
@@ -414,15 +426,23 @@ impl Spool {
     /// Looks whether the disk has room for so many bytes and the reserve; once it had not, for a little
     /// more, so that it does not change with every batch.
     fn is_disk_short(&self, bytes: u64) -> bool {
+        let now = (self.inner.clock)().0;
+        let was_short = self.inner.is_disk_short.load(SeqCst);
+        if !was_short && self.state().disk.has_plenty(bytes, now) {
+            return false;
+        }
         let Ok(space) = self.inner.storage.free_bytes(&self.inner.dir) else {
             // The write itself will tell.
             return false;
         };
         let reserve = SPOOL_RESERVE_BYTES.min(space.total / SPOOL_RESERVE_SHARE);
-        let was_short = self.inner.is_disk_short.load(SeqCst);
         let more = if was_short { reserve / 4 } else { 0 };
         let is_short = space.free < bytes.saturating_add(reserve + more);
         self.inner.is_disk_short.store(is_short, SeqCst);
+        self.state().disk = DiskLook {
+            at_ms: now,
+            room: space.free.saturating_sub(reserve),
+        };
         let dir = self.inner.dir.display();
         match (was_short, is_short) {
             (false, true) => tracing::warn!(
@@ -594,6 +614,18 @@ impl Spool {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.inner.table)
+    }
+}
+
+impl DiskLook {
+    /// Whether so many bytes and more than others write meanwhile had room a moment ago. Takes them off.
+    fn has_plenty(&mut self, bytes: u64, now: i64) -> bool {
+        let is_recent = (now - self.at_ms).unsigned_abs() < DISK_LOOK_EVERY_MS;
+        let has = is_recent && self.room >= bytes.saturating_add(DISK_PLENTY_BYTES);
+        if has {
+            self.room -= bytes;
+        }
+        has
     }
 }
 

@@ -182,7 +182,7 @@ impl Destination {
         let mut records = 0;
         for batch in batches {
             records += BatchHeader::parse(&batch)?.record_count;
-            let mut own = Vec::new();
+            let mut own = Vec::with_capacity(positions.len());
             while let Some((_, placed)) = positions.next_if(|(at, _)| *at <= records) {
                 own.push(placed);
             }

@@ -49,15 +49,11 @@ impl Saved {
 }
 
 impl Spool {
-    /// Saves these offsets, if there is news and the last time was long enough ago. Whether it did.
-    pub(super) fn save_acknowledged_when_due(&self, offsets: Acknowledged) -> bool {
+    /// Whether there is news to save, and the last time was long enough ago.
+    pub(super) fn are_acknowledgements_due(&self) -> bool {
         let now = (self.inner.clock)().0;
         let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
-        let is_news = self.inner.is_acknowledged_news.load(SeqCst);
-        if waited < ACKNOWLEDGED_EVERY_MS || !is_news {
-            return false;
-        }
-        self.save_acknowledged(offsets)
+        waited >= ACKNOWLEDGED_EVERY_MS && self.inner.is_acknowledged_news.load(SeqCst)
     }
 
     /// Saves these offsets; whether the disk took them. A failure is said and tried again.

@@ -22,7 +22,7 @@ use super::meta::Meta;
 use super::partition::{Partition, Place};
 use super::positions::{self, Placed, Snapshot, Table};
 use super::sync::SnapshotState;
-use super::{Inner, LOST_DAMAGED, LOST_SOURCE, Signal, Spool, SpoolConfig, State};
+use super::{DiskLook, Inner, LOST_DAMAGED, LOST_SOURCE, Signal, Spool, SpoolConfig, State};
 use crate::ambient::{Clock, Random};
 use crate::limits::{
     ACKNOWLEDGED_BYTES_MAX, LINGER_DEFAULT, READ_BYTES, SNAPSHOT_BYTES_MAX, SPOOL_META_BYTES_MAX,
@@ -96,12 +96,9 @@ impl Spool {
                 state: Mutex::new(State {
                     meta,
                     partitions,
-                    snapshot: SnapshotState {
-                        generation,
-                        generation_saved: generation,
-                        ..SnapshotState::default()
-                    },
+                    snapshot: SnapshotState::holding(generation),
                     saved: Saved::holding(acknowledged.clone()),
+                    disk: DiskLook::default(),
                 }),
                 table: Mutex::new(table),
                 signal: Signal::default(),

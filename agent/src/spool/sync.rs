@@ -53,6 +53,17 @@ pub(crate) struct SnapshotState {
     pub(crate) bytes_seen: u64,
 }
 
+impl SnapshotState {
+    /// What was read at the start.
+    pub(super) fn holding(generation: u64) -> SnapshotState {
+        SnapshotState {
+            generation,
+            generation_saved: generation,
+            ..SnapshotState::default()
+        }
+    }
+}
+
 /// A snapshot on its way to disk.
 struct Capture {
     generation: u64,
@@ -77,7 +88,8 @@ impl Spool {
         let bytes = self.written_since_last_turn();
         self.look_for_room();
         // Before the table: losses are counted before what they skip is acknowledged.
-        let acknowledged = acknowledged::of_all(&partitions);
+        let is_saved = self.are_acknowledgements_due();
+        let acknowledged = is_saved.then(|| acknowledged::of_all(&partitions));
         let capture = self.capture(&partitions, Due::IfNeeded);
         let synced = self.sync_all(&partitions);
         let mut worked = synced.anything;
@@ -93,7 +105,7 @@ impl Spool {
         // What was skipped is gone only once its loss is saved.
         if !self.state().snapshot.is_urgent {
             worked |= self.trim(&partitions);
-            worked |= self.save_acknowledged_when_due(acknowledged);
+            worked |= acknowledged.is_some_and(|offsets| self.save_acknowledged(offsets));
         }
         if worked {
             return SyncTurn::Worked { bytes };

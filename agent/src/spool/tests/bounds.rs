@@ -11,9 +11,9 @@ use commitlog::storage::Storage;
 use commitlog::storage::faulty::{Call, Fault, FaultyDisk};
 
 use super::{append, batch, logs, sync};
-use crate::limits::ACKNOWLEDGED_EVERY_MS;
+use crate::limits::{ACKNOWLEDGED_EVERY_MS, DISK_PLENTY_BYTES};
 use crate::spool::partition::ActiveSegment;
-use crate::spool::{Spool, SyncTurn, Taken, positions::Loss};
+use crate::spool::{DiskLook, Spool, SyncTurn, Taken, positions::Loss};
 use crate::testing::{World, records};
 
 fn offset(value: i64) -> Offset {
@@ -517,4 +517,22 @@ fn a_full_spool_writes_positions_only_when_that_gives_room() {
     let_pass(&world, &spool, Duration::from_secs(1));
     assert!(written() > 0);
     assert!(!spool.is_full());
+}
+
+#[test]
+fn a_disk_with_plenty_of_room_is_looked_at_once_a_second() {
+    let mut look = DiskLook {
+        at_ms: 5_000,
+        room: DISK_PLENTY_BYTES + 100,
+    };
+    assert!(look.has_plenty(60, 5_500));
+    assert!(
+        !look.has_plenty(60, 5_500),
+        "less than plenty would be left"
+    );
+    assert!(look.has_plenty(40, 5_999));
+    look.room = u64::MAX;
+    assert!(!look.has_plenty(1, 6_000));
+    // The clock was set back by more than that.
+    assert!(!look.has_plenty(1, 3_000));
 }
