@@ -30,7 +30,7 @@ pub const LINGER_MIN: Duration = Duration::from_millis(1);
 /// lines of most, and 40 ms more are little beside what a person notices.
 pub const LINGER_PER_FILE: Duration = Duration::from_micros(4_900);
 
-/// So much does the linger grow at most. Twelve batches a second cost about 1 % of a core; with everything
+/// So much does the linger grow at most. Eleven batches a second cost about 1 % of a core; with everything
 /// behind them a line is durable at its aggregator within 100 ms.
 pub const LINGER_SHARED_MAX: Duration = Duration::from_millis(92);
 
