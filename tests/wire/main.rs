@@ -26,9 +26,11 @@ use agent::router::Router;
 use model::position::LineageId;
 use network::Firewall;
 use rig::{Agent, Aggregator, assert_lines, numbered_lines, partition, until};
+use weir_tests::world::free_loopback;
 
+/// One that is still free when an aggregator that was stopped comes back to it.
 fn any_port() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
+    free_loopback().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
