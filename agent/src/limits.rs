@@ -351,7 +351,8 @@ pub const VETTINGS_MAX: usize = 32;
 /// Compressed files that are remembered as nobody's copies. Past it they are looked through once more.
 pub const REFUSED_MAX: usize = 1024;
 
-/// Directories in which the copy of a truncated file is looked for: its own, and watched ones near it.
+/// Directories in which the copy of a truncated file is looked for: its own, and watched ones near it, those
+/// above and below before those beside it.
 pub const COPY_DIRECTORIES_MAX: usize = 16;
 
 /// The numbers of a path's epochs are at least so far apart: one less is the number of lives that can be

@@ -27,7 +27,7 @@ use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
-use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE, HOLD_MAX, SUSPECTS_OPEN_MAX};
+use crate::limits::{COPY_GRACE, HOLD_MAX, SUSPECTS_OPEN_MAX};
 use crate::pipeline::Outlet;
 
 /// A file that may be a copy in the making.
@@ -341,21 +341,6 @@ impl FileSource {
             }
         }
         all_seen
-    }
-
-    /// The directory, and the watched ones above, below and beside it.
-    fn directories_near(&self, directory: usize) -> Vec<usize> {
-        let own = self.directories[directory].path.as_path();
-        let is_near = |path: &Path| {
-            let above = path.parent();
-            above == Some(own) || Some(path) == own.parent() || above == own.parent()
-        };
-        let paths = self.directories.iter().map(|it| it.path.as_path());
-        let near = paths
-            .enumerate()
-            .filter(|(at, path)| *at != directory && is_near(path));
-        let near = near.map(|(at, _)| at).take(COPY_DIRECTORIES_MAX - 1);
-        std::iter::once(directory).chain(near).collect()
     }
 
     fn likeness(&self, id: EpochId, sample: Sample, candidate: &Opened) -> Likeness {

@@ -9,6 +9,7 @@ use super::copies::Suspect;
 use super::discovery::is_absent;
 use super::reconcile::Directory;
 use super::{FileSource, watch_hint};
+use crate::limits::COPY_DIRECTORIES_MAX;
 
 impl FileSource {
     /// The number of a directory, which is watched from now on.
@@ -25,8 +26,26 @@ impl FileSource {
             self.directories.len() - 1
         };
         self.directory_numbers.insert(path.to_owned(), number);
+        if let Some(above) = path.parent() {
+            let below = self.directories_below.entry(above.to_owned());
+            below.or_default().insert(number);
+        }
         self.watch_directory(number);
         number
+    }
+
+    /// The directory, and watched ones near it: the one above, those below, and those beside it, which are
+    /// as many as there are applications and come last.
+    pub(super) fn directories_near(&self, directory: usize) -> Vec<usize> {
+        let own = self.directories[directory].path.as_path();
+        let below = |path| self.directories_below.get(path).into_iter().flatten();
+        let above = own.parent();
+        let beside = above.into_iter().flat_map(below);
+        let above = above.and_then(|above| self.directory_numbers.get(above));
+        let others = above.into_iter().chain(below(own)).chain(beside);
+        let others = others.copied().filter(|&other| other != directory);
+        let near = std::iter::once(directory).chain(others);
+        near.take(COPY_DIRECTORIES_MAX).collect()
     }
 
     /// Watches a directory, or has it polled.
@@ -81,11 +100,24 @@ impl FileSource {
             }
             let path = std::mem::take(&mut self.directories[number].path);
             self.directory_numbers.remove(&path);
+            self.forget_below(number, &path);
             self.passes.polled.remove(&number);
             if let Some(watch) = &mut self.watch {
                 watch.forget(number);
             }
             self.free_directories.push(number);
+        }
+    }
+
+    fn forget_below(&mut self, number: usize, path: &Path) {
+        let Some(above) = path.parent() else {
+            return;
+        };
+        if let Some(below) = self.directories_below.get_mut(above) {
+            below.remove(&number);
+            if below.is_empty() {
+                self.directories_below.remove(above);
+            }
         }
     }
 

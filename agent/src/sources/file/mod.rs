@@ -166,6 +166,8 @@ pub struct FileSource {
     watch: Option<Watch>,
     directories: Vec<Directory>,
     directory_numbers: HashMap<PathBuf, usize>,
+    /// Those in a directory, which is none of the source's perhaps.
+    directories_below: HashMap<PathBuf, BTreeSet<usize>>,
     free_directories: Vec<usize>,
     /// Lineages keep their place; an empty place is used again.
     lineages: Vec<Option<Lineage>>,
@@ -266,6 +268,7 @@ impl FileSource {
             watch,
             directories: Vec::new(),
             directory_numbers: HashMap::new(),
+            directories_below: HashMap::new(),
             free_directories: Vec::new(),
             lineages: Vec::new(),
             free_lineages: Vec::new(),

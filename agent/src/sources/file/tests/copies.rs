@@ -9,7 +9,7 @@ use model::position::Codec;
 
 use super::decompressed::compress;
 use super::{expected, numbered};
-use crate::limits::{COPY_GRACE, POLL_EVERY, QUIET, SUSPECTS_OPEN_MAX};
+use crate::limits::{COPY_DIRECTORIES_MAX, COPY_GRACE, POLL_EVERY, QUIET, SUSPECTS_OPEN_MAX};
 use crate::sources::file::calls::Call;
 use crate::testing::World;
 
@@ -213,4 +213,33 @@ fn a_line_of_a_late_writer_that_is_only_in_the_compressed_file_comes_before_the_
     world.append("a.log", &numbered(11..20));
     world.run_for(COPY_GRACE * 3);
     assert_eq!(world.lines_of("a.log"), expected(0..20));
+}
+
+#[test]
+fn a_copy_in_its_own_olddir_is_found_among_many_directories() {
+    let mut world = World::new();
+    world.config.files = ["*/*.log*", "*/archive/*.log*"]
+        .map(|pattern| world.path(pattern).display().to_string())
+        .to_vec();
+    let apps = COPY_DIRECTORIES_MAX + 4;
+    let named = |app: usize| format!("app-{app:02}/{app:02}.log");
+    let begun = |app: usize| format!("application {app}\n");
+    for app in 0..apps {
+        fs::create_dir_all(world.path(&format!("app-{app:02}/archive"))).unwrap();
+        world.append(&named(app), &(begun(app) + &numbered(0..10)));
+    }
+    world.settle();
+    for app in 0..apps {
+        world.append(&named(app), &numbered(10..20));
+        world.copy_truncate(&named(app), &format!("app-{app:02}/archive/{app:02}.log.1"));
+        world.append(&named(app), &numbered(20..30));
+    }
+    world.run_for(COPY_GRACE * 3);
+    for app in 0..apps {
+        let mut all = vec![begun(app).trim_end().to_owned()];
+        all.extend(expected(0..30));
+        assert_eq!(world.lines_of(&format!("{app:02}.log")), all);
+    }
+    assert_eq!(world.lines().len(), apps, "copies are not read");
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
 }
