@@ -17,12 +17,12 @@ use std::time::Duration;
 use model::position::{Codec, FileKey, Guard};
 
 use super::audit::{Ending, Why};
-use super::content::{Content, read_at};
+use super::content::Content;
 use super::discovery::{Opened, is_absent};
-use super::guard::HEAD_BYTES;
+use super::likeness::Beginning;
 use super::lineage::{Epoch, Life, Lineage};
 use super::moved::is_restored;
-use super::pattern::{is_rotation_of, rotation_bases, without_codec};
+use super::pattern::{is_rotation_of, without_codec};
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
@@ -46,24 +46,6 @@ pub(super) struct Suspect {
     beginning: Beginning,
     /// Where it was moved to, when the patterns do not mean that.
     moved_to: Option<Spot>,
-}
-
-/// What a suspect and files beside it begin with.
-#[derive(Debug)]
-struct Beginning {
-    /// Over the first bytes.
-    head: Guard,
-    /// The epochs that these files are known as, and which life of theirs it begins like.
-    like: Vec<(EpochId, LikeLife)>,
-}
-
-/// The life of an epoch's file that another one begins like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LikeLife {
-    /// The one that is known.
-    Known,
-    /// The one that is there now, and that nobody looked at yet.
-    Next,
 }
 
 /// When a file changed, whether its name is of a compressed one, its directory and its name.
@@ -105,16 +87,6 @@ enum Likeness {
     /// Its copy, made before the last that was read.
     ShortCopy,
     None,
-}
-
-impl Beginning {
-    /// Whether an epoch may have begun like this.
-    fn is_like(&self, id: EpochId) -> bool {
-        self.like.iter().any(|&(like, life)| match life {
-            LikeLife::Known => like == id,
-            LikeLife::Next => like.lineage == id.lineage && like.number < id.number,
-        })
-    }
 }
 
 impl Suspect {
@@ -548,92 +520,6 @@ impl FileSource {
     /// Whether a file waits for what comes of its likeness. It is meant, and begun on its own in the end.
     fn is_suspected(&self, key: FileKey) -> bool {
         self.suspects.iter().any(|suspect| suspect.key == key)
-    }
-
-    /// What the file begins with, if a file beside it does too for whose rotation it could be named. One
-    /// that is empty yet may come to.
-    fn begins_like_a_neighbour(
-        &self,
-        directory: usize,
-        name: &OsStr,
-        opened: &Opened,
-    ) -> Option<Beginning> {
-        let mut own = [0; HEAD_BYTES];
-        let length = read_at(&opened.file, &mut own, 0).ok()?;
-        let own = &own[..length];
-        let (mut is_near, mut like) = (false, Vec::new());
-        for (lineage, original) in self.neighbours(directory, name) {
-            is_near = true;
-            let epochs = original.epochs.iter().filter(|epoch| !epoch.is_finished());
-            like.extend(epochs.filter_map(|epoch| {
-                let id = EpochId {
-                    lineage,
-                    number: epoch.number,
-                };
-                Some((id, self.begins_like(original, epoch, own)?))
-            }));
-        }
-        let is_like = !like.is_empty() || is_near && own.is_empty();
-        let head = self.reader.hasher().guard(own);
-        is_like.then_some(Beginning { head, like })
-    }
-
-    /// The paths that a file could be a copy of, by its name.
-    fn neighbours<'a>(
-        &'a self,
-        directory: usize,
-        name: &'a OsStr,
-    ) -> impl Iterator<Item = (usize, &'a Lineage)> {
-        let near = self.directories_near(directory).into_iter();
-        near.flat_map(move |near| {
-            let same = (near != directory).then(|| name.to_owned());
-            let names = &self.directories[near].names;
-            let bases = rotation_bases(name).chain(same);
-            bases.filter_map(|base| {
-                let index = *names.get(base.as_os_str())?;
-                Some((index, self.lineages[index].as_ref()?))
-            })
-        })
-    }
-
-    /// Whether these bytes are what an epoch was seen to begin with, or what its file begins with now:
-    /// it may have been truncated and written anew since.
-    pub(super) fn begins_like(
-        &self,
-        original: &Lineage,
-        epoch: &Epoch,
-        own: &[u8],
-    ) -> Option<LikeLife> {
-        let seen = usize::from(epoch.head.bytes);
-        let is_seen = |bytes: &[u8]| {
-            let head = bytes.get(..seen);
-            head.is_some_and(|head| self.reader.hasher().guard(head) == epoch.head)
-        };
-        if seen > 0 && is_seen(own) {
-            return Some(LikeLife::Known);
-        }
-        let mut theirs = [0; HEAD_BYTES];
-        let read = match &epoch.content {
-            Some(content) => read_at(content.file(), &mut theirs, 0),
-            // Anything may be there by now, also a pipe.
-            None => match self.open(&original.path) {
-                Ok(Some(opened)) if opened.key == epoch.key => {
-                    read_at(&opened.file, &mut theirs, 0)
-                }
-                _ => return None,
-            },
-        };
-        let length = read.ok()?;
-        let both = length.min(own.len());
-        if both == 0 || theirs[..both] != own[..both] {
-            return None;
-        }
-        let is_known = seen == 0 || is_seen(&theirs[..length]);
-        Some(if is_known {
-            LikeLife::Known
-        } else {
-            LikeLife::Next
-        })
     }
 
     /// A suspect was moved to where the patterns do not mean it. Whether it is one.

@@ -15,6 +15,7 @@
 //! | `reconcile.rs` | looks at everything now and then, in case events were missed |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
+//! | `likeness.rs` | files that begin as another one does |
 //! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
 //! | `find.rs` | a file again of which a position is known |
 //! | `resume.rs` | where the last run left off |
@@ -45,6 +46,7 @@ mod find;
 pub(crate) mod guard;
 mod holes;
 pub(crate) mod kernel;
+mod likeness;
 mod lineage;
 mod moved;
 pub mod multiline;
