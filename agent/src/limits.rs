@@ -326,6 +326,10 @@ pub const LATE: Duration = Duration::from_mins(1);
 /// making is not read.
 pub const COPY_GRACE: Duration = Duration::from_secs(5);
 
+/// A file that grows as if it were a copy in the making is one for [`HOLD_MAX`] at most, and for as long as
+/// it takes to copy its original when no disk and no network is slower than this.
+pub const COPY_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+
 /// So many of those new files are held open meanwhile, so that they are read also when they are deleted:
 /// what is left of the descriptors beside the files. There is one for each file that is copied at a time.
 pub const SUSPECTS_OPEN_MAX: usize = 16;

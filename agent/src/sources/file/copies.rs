@@ -5,8 +5,8 @@
 //! to be unread is counted as lost.
 //!
 //! A new file that begins as its neighbour does, and bears a name that a rotation would give it, may be
-//! a copy in the making: it is not read before the neighbour is truncated, or nothing came of it for a
-//! while.
+//! a copy in the making: it is not read before the neighbour is truncated, or it goes on otherwise than
+//! the neighbour does, or nothing came of it for a while.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -40,6 +40,8 @@ pub(super) struct Suspect {
     passed_over: Why,
     size: u64,
     changed_at: Duration,
+    /// When a copy would be made, however slowly.
+    made_by: Duration,
     /// Open while few are, so that it is read also when it is deleted meanwhile.
     file: Option<File>,
     /// What it began with when a file beside it did too.
@@ -94,6 +96,11 @@ impl Suspect {
     pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
         let moved_to = self.moved_to.as_ref().map(|spot| spot.directory);
         moved_to.into_iter().chain([self.directory])
+    }
+
+    /// How much is unread of it.
+    pub(super) fn unread(&self) -> u64 {
+        self.size.saturating_sub(self.from)
     }
 
     /// What is told of it.
@@ -469,12 +476,13 @@ impl FileSource {
         Some((lineage.id, lineage.path.clone(), epoch))
     }
 
-    /// Whether a file that was never met may be a copy in the making.
+    /// Whether a file that was never met may be a copy in the making. What is none after all is begun where
+    /// that was settled when it was met.
     pub(super) fn is_suspect(
         &mut self,
         directory: usize,
         name: &OsStr,
-        opened: &Opened,
+        opened: &mut Opened,
         now: Now,
     ) -> bool {
         let held = self.suspects.iter().position(|it| it.key == opened.key);
@@ -482,18 +490,23 @@ impl FileSource {
         if let Some(at) = held.filter(|_| !was_empty) {
             let is_changed = self.suspects[at].size != opened.size;
             let present = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
+            let present = present.flatten();
             let suspect = &mut self.suspects[at];
             suspect.directory = directory;
             name.clone_into(&mut suspect.name);
             suspect.moved_to = None;
-            if is_changed {
-                suspect.size = opened.size;
-                suspect.changed_at = now.monotonic;
-                if let Some(present) = present.flatten() {
-                    suspect.beginning = present;
-                }
+            if !is_changed {
+                return true;
             }
-            return true;
+            suspect.size = opened.size;
+            suspect.changed_at = now.monotonic;
+            suspect.beginning = present.unwrap_or(std::mem::take(&mut suspect.beginning));
+            if !self.is_refuted(&self.suspects[at].beginning, opened) {
+                return true;
+            }
+            let suspect = self.suspects.remove(at);
+            (opened.from, opened.passed_over) = (suspect.from, suspect.passed_over);
+            return false;
         }
         // What was suspect because it was empty is judged by what it has now.
         self.suspects.retain(|suspect| suspect.key != opened.key);
@@ -510,6 +523,7 @@ impl FileSource {
             passed_over: opened.passed_over,
             size: opened.size,
             changed_at: now.monotonic,
+            made_by: now.monotonic + self.copying_max(&beginning),
             file: file.flatten(),
             beginning,
             moved_to: None,
@@ -582,14 +596,15 @@ impl FileSource {
     }
 
     /// Whether a suspect was suspected for long enough: for longer while it cannot be seen, or was not
-    /// noticed yet, that the file beside it was truncated.
+    /// noticed yet, that the file beside it was truncated, and while it grows as a copy does.
     fn is_over(&self, suspect: &Suspect, now: Duration) -> bool {
         let since = now.saturating_sub(suspect.changed_at);
         let may_wait = || {
             let mut neighbours = self.neighbours(suspect.directory, &suspect.name);
             neighbours.any(|(_, original)| self.may_be_truncated(original))
         };
-        since >= HOLD_MAX || since >= COPY_GRACE && !may_wait()
+        let is_made = suspect.made_by <= now || since >= HOLD_MAX;
+        is_made || since >= COPY_GRACE && !may_wait()
     }
 
     /// Whether a path's file cannot be opened, or is not any more what was read of it.
@@ -615,8 +630,7 @@ impl FileSource {
     /// Reads a suspect that its name does not lead to any more, or counts what is lost with it.
     fn begin_gone(&mut self, suspect: Suspect, path: &Path, out: &mut Outlet<'_>) {
         let Some(file) = suspect.file else {
-            let unread = suspect.size.saturating_sub(suspect.from);
-            return self.audit.unread(path, unread, Why::Deleted, out);
+            return self.audit.unread(path, suspect.unread(), Why::Deleted, out);
         };
         let opened = Opened {
             size: file

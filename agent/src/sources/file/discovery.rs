@@ -147,7 +147,7 @@ impl FileSource {
             }
         }
         // What is passed over is so now: after a restart nobody would know it.
-        if is_before || !self.is_suspect(directory, name, &opened, out.now()) {
+        if is_before || !self.is_suspect(directory, name, &mut opened, out.now()) {
             self.begin(directory, name, opened, out);
         }
     }

@@ -4,18 +4,21 @@
 //! file, which may have been cut off and written anew since anybody looked.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::time::Duration;
 
 use model::position::Guard;
 
 use super::content::read_at;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
-use super::lineage::{Epoch, Lineage};
+use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::rotation_bases;
 use super::{EpochId, FileSource};
+use crate::limits::{COPY_BYTES_PER_SECOND_MIN, HOLD_MAX};
 
 /// What a suspect and files beside it begin with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Beginning {
     /// Over the first bytes.
     pub(super) head: Guard,
@@ -69,6 +72,51 @@ impl FileSource {
         let is_like = !like.is_empty() || is_near && own.is_empty();
         let head = self.reader.hasher().guard(own);
         is_like.then_some(Beginning { head, like })
+    }
+
+    /// Whether a file goes on otherwise than all that it began like: at its present end, or because they
+    /// end before. What was cut off since tells nothing of its copy.
+    pub(super) fn is_refuted(&self, beginning: &Beginning, opened: &Opened) -> bool {
+        let mut last = [0; HEAD_BYTES];
+        let from = opened.size.saturating_sub(HEAD_BYTES as u64);
+        let Ok(length) = read_at(&opened.file, &mut last, from) else {
+            return false;
+        };
+        let last = &last[..length];
+        let has_other = |file: &File, original: &Lineage, epoch: &Epoch| {
+            let mut theirs = [0; HEAD_BYTES];
+            let read = read_at(file, &mut theirs[..length], from);
+            // Asked afterwards: so it was not cut off before.
+            let is_same = || self.reader.is_same(file, &original.position(epoch));
+            matches!(read, Ok(read) if theirs[..read] != *last) && matches!(is_same(), Ok(true))
+        };
+        beginning.like.iter().all(|&(id, life)| {
+            let Some((original, epoch)) = self.held(id) else {
+                return false;
+            };
+            let is_cut = matches!(epoch.life, Life::Truncated(_));
+            if life == LikeLife::Next || is_cut || epoch.head.bytes == 0 {
+                return false;
+            }
+            match &epoch.content {
+                Some(content) => content
+                    .plain()
+                    .is_some_and(|file| has_other(file, original, epoch)),
+                None => match self.open(&original.path) {
+                    Ok(Some(theirs)) if theirs.key == epoch.key => {
+                        has_other(&theirs.file, original, epoch)
+                    }
+                    _ => false,
+                },
+            }
+        })
+    }
+
+    /// How long copying the files may take that one begins like.
+    pub(super) fn copying_max(&self, beginning: &Beginning) -> Duration {
+        let epochs = beginning.like.iter().filter_map(|(id, _)| self.held(*id));
+        let longest = epochs.map(|(_, epoch)| epoch.size_seen).max();
+        HOLD_MAX + Duration::from_secs(longest.unwrap_or(0) / COPY_BYTES_PER_SECOND_MIN)
     }
 
     /// The paths that a file could be a copy of, by its name.

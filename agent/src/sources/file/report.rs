@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::FileSource;
+use super::copies::Suspect;
 use super::lineage::{Epoch, Life, Lineage};
 use crate::files::{FileState, SourceFiles, State, Totals};
 use crate::spool::Spool;
@@ -65,8 +66,13 @@ impl FileSource {
 
     /// The sums of what is not read. By positions, so that they are never off.
     pub(super) fn sum_up(&self) -> Totals {
+        let suspects = self.suspects.iter().map(Suspect::unread);
+        let waiting = Totals {
+            unread_bytes: suspects.sum(),
+            ..Totals::default()
+        };
         let epochs = self.lineages.iter().flatten().flat_map(|it| &it.epochs);
-        epochs.fold(Totals::default(), |sum, epoch| Totals {
+        epochs.fold(waiting, |sum, epoch| Totals {
             unread_bytes: sum.unread_bytes + epoch.size_seen.saturating_sub(epoch.offset),
             open_files: sum.open_files + u64::from(epoch.content.is_some()),
         })

@@ -26,6 +26,7 @@ mod rotation;
 mod short_copies;
 mod skip;
 mod snapshot;
+mod suspects;
 mod waiting;
 mod watch;
 
