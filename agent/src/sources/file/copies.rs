@@ -378,6 +378,15 @@ impl FileSource {
         if !is_all && !std::mem::replace(&mut epoch.account.is_doubtful, true) {
             self.audit.doubtful(&original, epoch.cut_by, out);
         }
+        let has_nothing_new = copy.size < epoch.offset;
+        if has_nothing_new {
+            // What was read is told, before the epoch is as long as the copy.
+            self.close_finished(id, out);
+        }
+        let lineage = self.lineages[id.lineage].as_mut();
+        let Some(epoch) = lineage.and_then(|it| it.epoch(id.number)) else {
+            return;
+        };
         let was_open = epoch.content.is_some();
         let old = std::mem::replace(&mut epoch.key, copy.key);
         epoch.is_copied = true;
@@ -385,7 +394,6 @@ impl FileSource {
         epoch.place = Some(path);
         epoch.grown_at = now.monotonic;
         epoch.is_unseen = false;
-        let has_nothing_new = copy.size < epoch.offset;
         if has_nothing_new {
             // From now on the epoch is this file, which is known by its own size and content.
             if let Some(file) = copy.content.plain()
@@ -410,9 +418,7 @@ impl FileSource {
             self.become_alias(alias, copy.key, now);
         }
         self.note(id, out);
-        if has_nothing_new {
-            self.close_finished(id, out);
-        } else if !was_open {
+        if !has_nothing_new && !was_open {
             self.holds(id);
         }
         self.queue(id.lineage);

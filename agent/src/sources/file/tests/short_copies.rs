@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::{expected, numbered, only};
+use crate::sources::file::audit::Why;
 use crate::testing::World;
 
 fn short_copy() -> World {
@@ -26,6 +27,14 @@ fn a_copy_that_ends_before_what_was_read_is_never_read() {
     let mut world = short_copy();
     world.run_for(Duration::from_mins(3));
     only(&world, &[expected(0..800), vec!["new".to_owned()]].concat());
+}
+
+#[test]
+fn of_a_file_with_a_short_copy_all_that_was_read_is_told() {
+    let world = short_copy();
+    let read = numbered(0..800).len() as u64;
+    let whole = ("a.log".to_owned(), read, Some(0), Why::Finished);
+    assert_eq!(world.closed(), [whole]);
 }
 
 #[test]
