@@ -20,7 +20,7 @@
 //! written and deleted at once is still delivered while it is open.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -30,7 +30,7 @@ use super::audit::{Ending, Why};
 use super::content::Content;
 use super::discovery::Opened;
 use super::find::{Listings, path_of};
-use super::kernel;
+use super::kernel::{self, is_unlinked};
 use super::lineage::Life;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
@@ -415,10 +415,6 @@ impl FileSource {
         let epoch = epochs.find(|epoch| epoch.number == id.number);
         epoch.map_or(Duration::ZERO, |epoch| epoch.grown_at)
     }
-}
-
-fn is_unlinked(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// Whether an error says that the process or the system has no descriptor left.

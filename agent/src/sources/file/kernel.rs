@@ -308,6 +308,11 @@ pub(super) fn name_of(file: &File) -> Option<PathBuf> {
     (own.ino() == named.ino() && own.dev() == named.dev()).then_some(name)
 }
 
+/// Whether nothing but descriptors holds the file.
+pub(super) fn is_unlinked(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
 /// Whether no process has the file open for writing; `false` where that cannot be known.
 pub(super) fn has_no_writer(file: &File) -> bool {
     handle::has_no_writer(file)

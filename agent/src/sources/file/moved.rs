@@ -9,13 +9,12 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use model::position::Codec;
 
 use super::content::{Content, read_at};
 use super::discovery::Opened;
-use super::kernel::{self, Agreement, agreement, is_weak};
+use super::kernel::{self, Agreement, agreement, is_unlinked, is_weak};
 use super::lineage::{Epoch, Life, Lineage, seconds};
 use super::pattern::is_rotation_of;
 use super::watch::Spot;
@@ -157,10 +156,6 @@ pub(super) fn is_restored(file: &File) -> bool {
     };
     let times = metadata.modified().ok().zip(metadata.created().ok());
     times.is_some_and(|(modified, born)| modified < born)
-}
-
-fn is_unlinked(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// Whether a file holds all that another does, read or not, as far as it is compared.

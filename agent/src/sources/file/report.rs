@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::FileSource;
+use super::content::Content;
 use super::copies::Suspect;
+use super::kernel::is_unlinked;
 use super::lineage::{Epoch, Life, Lineage};
 use crate::files::{FileState, SourceFiles, State, Totals};
 use crate::spool::Spool;
@@ -117,26 +118,16 @@ impl FileSource {
     }
 }
 
-impl Epoch {
-    /// Whether nothing but our descriptor holds its file.
-    fn is_unlinked(&self) -> bool {
-        let metadata = self
-            .content
-            .as_ref()
-            .map(|content| content.file().metadata());
-        matches!(metadata, Some(Ok(metadata)) if metadata.nlink() == 0)
-    }
-}
-
 fn state_of(lineage: &Lineage, epoch: &Epoch, is_current: bool, is_full: bool) -> State {
     let has_unread = epoch.size_seen > epoch.offset;
+    let file = epoch.content.as_ref().map(Content::file);
     match epoch.life {
         Life::Finished(_) => State::Finished,
         Life::Truncated(_) => State::LookingForCopy,
         Life::Missing(_) => State::Unreadable,
         _ if !is_current => State::Behind,
         _ if has_unread && is_full => State::WaitingForRoom,
-        Life::Detached(_) if epoch.is_unlinked() => State::Deleted,
+        Life::Detached(_) if file.is_some_and(is_unlinked) => State::Deleted,
         Life::Detached(_) => State::Rotated,
         Life::Named if !has_unread => State::AtEnd,
         Life::Named if lineage.queued => State::Reading,
