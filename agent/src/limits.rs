@@ -330,8 +330,8 @@ pub const COPY_GRACE: Duration = Duration::from_secs(5);
 /// it takes to copy its original when no disk and no network is slower than this.
 pub const COPY_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
-/// So many of those new files are held open meanwhile, so that they are read also when they are deleted:
-/// what is left of the descriptors beside the files. There is one for each file that is copied at a time.
+/// So many of those new files are held open meanwhile, so that they are read also when they are deleted, if
+/// rotated files leave room for them. There is one for each file that is copied at a time.
 pub const SUSPECTS_OPEN_MAX: usize = 16;
 
 /// Descriptors that the agent needs besides the files it follows: the spool's segments, connections,

@@ -19,6 +19,7 @@ use model::position::{Codec, FileKey, Guard};
 use super::audit::{Ending, Why};
 use super::content::Content;
 use super::discovery::{Opened, is_absent};
+use super::kernel::is_unlinked;
 use super::likeness::Beginning;
 use super::lineage::{Epoch, Life, Lineage};
 use super::moved::is_restored;
@@ -27,7 +28,7 @@ use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
 use crate::files::{FileState, State};
-use crate::limits::{COPY_GRACE, HOLD_MAX, SUSPECTS_OPEN_MAX};
+use crate::limits::{COPY_GRACE, HOLD_MAX};
 use crate::pipeline::Outlet;
 
 /// A file that may be a copy in the making.
@@ -96,6 +97,17 @@ impl Suspect {
     pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
         let moved_to = self.moved_to.as_ref().map(|spot| spot.directory);
         moved_to.into_iter().chain([self.directory])
+    }
+
+    /// Whether it is open.
+    pub(super) fn is_held(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Closes it, if it is open and has a name by which it is found again; whether it did.
+    pub(super) fn let_go(&mut self) -> bool {
+        let file = self.file.take_if(|file| !is_unlinked(file));
+        file.is_some()
     }
 
     /// How much is unread of it.
@@ -519,8 +531,8 @@ impl FileSource {
         let Some(beginning) = self.begins_like_a_neighbour(directory, name, opened) else {
             return false;
         };
-        let held = self.suspects.iter().filter(|it| it.file.is_some()).count();
-        let file = (held < SUSPECTS_OPEN_MAX).then(|| opened.file.try_clone().ok());
+        let is_held = self.makes_room_for_suspect(now);
+        let file = is_held.then(|| opened.file.try_clone().ok());
         self.suspects.push(Suspect {
             directory,
             name: name.to_owned(),

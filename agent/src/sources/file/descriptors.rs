@@ -16,6 +16,9 @@
 //! read last, and its name will be there for longest. When all that is left are deleted ones, the one that
 //! was deleted first is given up: its bytes are counted.
 //!
+//! A new file that may be a copy is not read yet. It is held open like a rotated one, and closed for those
+//! while it has a name. It counts, and so does the compressed file that is looked through.
+//!
 //! Without need, too, idle files are closed after a while, but for the few that grew last: a file that is
 //! written and deleted at once is still delivered while it is open.
 
@@ -28,13 +31,14 @@ use std::time::Duration;
 
 use super::audit::{Ending, Why};
 use super::content::Content;
+use super::copies::Suspect;
 use super::discovery::Opened;
 use super::find::{Listings, path_of};
 use super::kernel::{self, is_unlinked};
 use super::lineage::Life;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
-use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE};
+use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, SUSPECTS_OPEN_MAX};
 use crate::pipeline::Outlet;
 
 /// The open files of a source.
@@ -85,18 +89,48 @@ impl Descriptors {
 impl FileSource {
     /// Whether one more file may be held that its path does not name any more.
     pub(super) fn may_hold_one_more(&self) -> bool {
-        self.descriptors.open.len() < self.config.files_detached_max
+        self.files_open() < self.config.files_detached_max
+    }
+
+    /// The files that are open: those that are read, those that may be copies, and the compressed one that is
+    /// looked through.
+    pub(super) fn files_open(&self) -> usize {
+        let suspects = self.suspects.iter().filter(|it| it.is_held()).count();
+        self.descriptors.open.len() + suspects + self.vettings.files_open()
+    }
+
+    /// Makes room for one more file that may be a copy; whether there is some. Nothing of it is read, so it
+    /// may take what a rotated one may.
+    pub(super) fn makes_room_for_suspect(&mut self, now: Now) -> bool {
+        let held = self.suspects.iter().filter(|it| it.is_held()).count();
+        if held >= SUSPECTS_OPEN_MAX {
+            return false;
+        }
+        self.make_room(now);
+        self.files_open() < self.config.files_detached_max
+    }
+
+    /// Makes room for a file that is opened beside those that are read.
+    pub(super) fn make_room(&mut self, now: Now) {
+        if self.files_open() >= self.config.files_open_max {
+            self.close_one(None, now.monotonic);
+        }
+    }
+
+    /// Closes a file that may be a copy and is found again by its name; whether there was one.
+    fn let_suspect_go(&mut self) -> bool {
+        self.suspects.iter_mut().any(Suspect::let_go)
     }
 
     /// A file was opened. When too many are, others are closed.
     pub(super) fn opened(&mut self, newest: EpochId, now: Now) {
         self.descriptors.open.push_back(newest);
         let (now, but) = (now.monotonic, Some(newest));
-        if self.descriptors.open.len() > self.config.files_open_max {
+        if self.files_open() > self.config.files_open_max {
             self.close_one(but, now);
         }
-        while self.descriptors.open.len() > self.config.files_detached_max
-            && self.close_unread(but, now)
+        while self.files_open() > self.config.files_detached_max
+            && (self.let_suspect_go() || self.close_unread(but, now))
         {}
     }
 
@@ -113,9 +147,7 @@ impl FileSource {
             return;
         }
         self.descriptors.next_close = now + IDLE_CLOSED_AFTER / 2;
-        while self.descriptors.open.len() > self.config.files_open_max && self.close_one(None, now)
-        {
-        }
+        while self.files_open() > self.config.files_open_max && self.close_one(None, now) {}
         let mut idle = Vec::new();
         let mut open = std::mem::take(&mut self.descriptors.open);
         open.retain(|&id| match self.need(id, IDLE_CLOSED_AFTER, now) {
@@ -222,7 +254,10 @@ impl FileSource {
     /// file that was opened last is not closed for them: it would be deleted in its turn, unseen.
     pub(super) fn give_up_deleted(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
-        while self.descriptors.open.len() > self.config.files_detached_max {
+        while self.files_open() > self.config.files_detached_max {
+            if self.let_suspect_go() {
+                continue;
+            }
             self.drop_closed(now);
             let open = self.descriptors.open.iter().copied();
             let deleted = open.filter(|&id| self.is_deleted(id));

@@ -67,10 +67,11 @@ impl FileSource {
 
     /// The sums of what is not read. By positions, so that they are never off.
     pub(super) fn sum_up(&self) -> Totals {
-        let suspects = self.suspects.iter().map(Suspect::unread);
+        let held = self.suspects.iter().filter(|suspect| suspect.is_held());
+        let others = held.count() + self.vettings.files_open();
         let waiting = Totals {
-            unread_bytes: suspects.sum(),
-            ..Totals::default()
+            unread_bytes: self.suspects.iter().map(Suspect::unread).sum(),
+            open_files: others as u64,
         };
         let epochs = self.lineages.iter().flatten().flat_map(|it| &it.epochs);
         epochs.fold(waiting, |sum, epoch| Totals {

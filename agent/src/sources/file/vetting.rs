@@ -124,6 +124,11 @@ impl Stamp {
 }
 
 impl Vettings {
+    /// How many of them are open.
+    pub(super) fn files_open(&self) -> usize {
+        usize::from(self.looking.is_some())
+    }
+
     /// Where the files are.
     pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
         let looking = self.looking.as_ref().map(|it| it.file.directory);
@@ -334,6 +339,7 @@ impl FileSource {
             // Its name promised more than it holds.
             Ok(Codec::None) => self.found_plain(file.directory, &file.name, opened, out),
             Ok(codec) => {
+                self.make_room(out.now());
                 let candidates = self.candidates(&file.name);
                 self.vettings.looking = Some(Looking {
                     content: Compressed::new(opened.file, codec),

@@ -3,11 +3,14 @@
 use std::fs;
 use std::time::Duration;
 
+use model::position::Codec;
+
 use super::child::{child, is_child};
+use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::limits::{
-    FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
-    STAT_FILES_MIN,
+    COPY_GRACE, FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
+    STAT_FILES_MIN, SUSPECTS_OPEN_MAX,
 };
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -348,4 +351,94 @@ fn deleted_files_that_wait_for_a_full_spool_are_bounded_and_what_is_given_up_is_
     let lost: u64 = why(Why::NoDescriptor).map(|it| it.2.unwrap()).sum();
     assert_eq!(why(Why::NoDescriptor).count(), 30);
     assert!(lost > 0 && lost < written);
+}
+
+#[test]
+fn files_that_may_be_copies_are_among_those_that_may_be_open() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 20;
+    for file in 0..19 {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(2));
+    for number in 0..SUSPECTS_OPEN_MAX {
+        world.append(&format!("a.log.{number}"), &numbered(0..100));
+    }
+    world.settle();
+    assert!(open_files(&world) <= 20, "{}", open_files(&world));
+    assert_eq!(world.totals().open_files, open_files(&world) as u64);
+    // Files that are written to meanwhile are opened in the place of each other.
+    for file in 0..19 {
+        world.append(&name(file), &numbered(1..2));
+        world.settle();
+        assert!(open_files(&world) <= 20, "{}", open_files(&world));
+    }
+    world.run_for(COPY_GRACE * 3);
+    for number in 0..SUSPECTS_OPEN_MAX {
+        assert_eq!(world.lines_of(&format!("a.log.{number}")), expected(0..100));
+    }
+    for file in 0..19 {
+        assert_eq!(world.lines_of(&name(file)), expected(0..2));
+    }
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn a_deleted_file_is_not_given_up_for_one_that_may_be_a_copy() {
+    let mut world = World::with_rotated();
+    (world.config.files_open_max, world.config.files_detached_max) = (4, 4);
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    world.kill();
+    world.spool_config.bytes_max = 1;
+    world.settle();
+    for number in 0..2 {
+        world.append(&format!("a.log.{number}"), &numbered(0..100));
+    }
+    world.settle();
+    for file in 0..4 {
+        world.append(&name(file), &numbered(0..1));
+        world.settle();
+        world.remove(&name(file));
+        world.settle();
+        assert!(open_files(&world) <= 4, "{}", open_files(&world));
+    }
+    assert_eq!(world.closed(), []);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+}
+
+#[test]
+fn a_compressed_file_that_is_looked_through_is_among_those_that_may_be_open() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 4;
+    for file in 0..4 {
+        world.append(&name(file), &numbered(0..1));
+    }
+    world.run_for(Duration::from_secs(2));
+    let long = numbered(0..1_000_000);
+    fs::write(
+        world.path("b.log.gz"),
+        compress(Codec::Gzip, long.as_bytes()),
+    )
+    .unwrap();
+    let is_looked_through = |world: &World| {
+        let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let mut open = links.filter_map(|link| fs::read_link(link.path()).ok());
+        let path = world.path("b.log.gz");
+        open.any(|open| open == path)
+    };
+    for _ in 0..1000 {
+        world.turn();
+        if is_looked_through(&world) {
+            break;
+        }
+        world.pass(Duration::from_millis(50));
+    }
+    assert!(is_looked_through(&world));
+    assert_eq!(world.totals().open_files, open_files(&world) as u64);
+    world.append("c.log", "c\n");
+    world.turn();
+    assert!(is_looked_through(&world));
+    assert_eq!(open_files(&world), 4);
 }
