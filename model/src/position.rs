@@ -7,7 +7,7 @@
 //! successor, its copy, and another file that got its inode number. File content never appears.
 //!
 //! ```text
-//! version u8 = 2 | flags u8 (1: finished, 2: moved) | codec u8 | lineage u64 | epoch varint | offset varint
+//! version u8 = 2 | flags u8 (1: finished, 2: moved, 4: copied) | codec u8 | lineage u64 | epoch varint | offset varint
 //! key: level u8, file system u64, inode varint, object u128
 //! head: bytes varint, hash u128 | tail: bytes varint, hash u128
 //! path: length varint, bytes | place, if moved: length varint, bytes
@@ -29,6 +29,7 @@ pub const POSITION_BYTES_MAX: usize = 2 * PATH_BYTES_MAX + 128;
 const VERSION: u8 = 2;
 const FLAG_FINISHED: u8 = 1;
 const FLAG_MOVED: u8 = 2;
+const FLAG_COPIED: u8 = 4;
 
 /// Where a file is read on from, and how it is known to be the same file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Position {
     pub path: Vec<u8>,
     /// Where the inode was seen last, when that is not `path`.
     pub place: Option<Vec<u8>>,
+    /// The inode is a copy of the one that was read at first. The next copy may be written over it.
+    pub is_copied: bool,
     /// Nothing more is expected of this epoch since then, in seconds of the wall clock since 1970. It
     /// is kept for a while to know the file again.
     pub finished_s: Option<u64>,
@@ -149,6 +152,9 @@ impl Position {
         if self.place.is_some() {
             flags |= FLAG_MOVED;
         }
+        if self.is_copied {
+            flags |= FLAG_COPIED;
+        }
         out.extend([VERSION, flags, self.codec as u8]);
         out.extend(self.lineage.0.to_be_bytes());
         put_varint(out, u64::from(self.epoch));
@@ -198,7 +204,7 @@ impl Position {
             return Err(PositionError::Version(version));
         }
         let flags = input.byte()?;
-        if flags & !(FLAG_FINISHED | FLAG_MOVED) != 0 {
+        if flags & !(FLAG_FINISHED | FLAG_MOVED | FLAG_COPIED) != 0 {
             return Err(PositionError::Field("flags"));
         }
         let codec = input.codec()?;
@@ -216,6 +222,7 @@ impl Position {
             } else {
                 None
             },
+            is_copied: flags & FLAG_COPIED != 0,
             finished_s: if flags & FLAG_FINISHED != 0 {
                 Some(input.varint()?)
             } else {

@@ -28,9 +28,18 @@ fn positions() -> impl Strategy<Value = Position> {
         Codec::Xz,
     ]);
     let numbers = (any::<u64>(), any::<u32>(), (any::<u64>(), codec));
+    let place = (place, any::<bool>());
     let finished_s = proptest::option::of(any::<u64>());
     (numbers, key, guard.clone(), guard, path, place, finished_s).prop_map(
-        |((lineage, epoch, (offset, codec)), key, head, tail, path, place, finished_s)| Position {
+        |(
+            (lineage, epoch, (offset, codec)),
+            key,
+            head,
+            tail,
+            path,
+            (place, is_copied),
+            finished_s,
+        )| Position {
             lineage: LineageId(lineage),
             epoch,
             offset,
@@ -40,6 +49,7 @@ fn positions() -> impl Strategy<Value = Position> {
             tail,
             path,
             place,
+            is_copied,
             finished_s,
         },
     )
@@ -120,6 +130,7 @@ fn the_longest_position_fits_its_limit() {
         tail: guard,
         path: vec![b'p'; PATH_BYTES_MAX],
         place: Some(vec![b'q'; PATH_BYTES_MAX]),
+        is_copied: true,
         finished_s: Some(u64::MAX),
     };
     assert!(encoded(&position).len() <= POSITION_BYTES_MAX);
@@ -151,5 +162,11 @@ fn the_layout_of_version_2_stays_readable() {
     assert_eq!(position.tail, Guard { bytes: 5, hash: 14 });
     assert_eq!(position.place.as_deref(), Some(&b"/a.1"[..]));
     assert_eq!(position.finished_s, Some(300));
+    assert!(!position.is_copied);
     assert_eq!(encoded(&position), bytes);
+    let mut copied = bytes;
+    copied[1] |= 4;
+    let position = Position::decode(&copied).unwrap();
+    assert!(position.is_copied);
+    assert_eq!(encoded(&position), copied);
 }

@@ -232,6 +232,7 @@ impl Lineage {
             tail: epoch.tail,
             path: self.path.as_os_str().as_bytes().to_vec(),
             place: epoch.place.as_deref().map(bytes_of),
+            is_copied: epoch.is_copied,
             finished_s: epoch.is_over().then_some(epoch.finished_s.max(1)),
         }
     }

@@ -632,7 +632,7 @@ fn resumed(position: &Position, now: Now) -> Epoch {
         },
         copy: None,
         place: place_of(position),
-        is_copied: false,
+        is_copied: position.is_copied,
         account: Account {
             is_closed: position.finished_s.is_some(),
             ..Account::default()

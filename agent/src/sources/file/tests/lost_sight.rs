@@ -117,3 +117,24 @@ fn a_copy_that_is_overwritten_by_the_next_one_brings_nothing_twice() {
         }
     }
 }
+
+#[test]
+fn a_copy_that_is_overwritten_while_the_agent_is_stopped_brings_nothing_twice() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(3));
+    // Under a name that no pattern means.
+    fs::copy(world.path("a.log"), world.path("a.log-1")).unwrap();
+    // It may grow yet, for all that can be seen.
+    let writer = world.writer("a.log-1");
+    world.truncate("a.log");
+    world.append("a.log", &numbered(10..30));
+    world.run_for(Duration::from_secs(3));
+    world.stop();
+    drop(writer);
+    fs::copy(world.path("a.log"), world.path("a.log-1")).unwrap();
+    world.run_for(COPY_GRACE * 4);
+    assert_eq!(world.lines_of("a.log"), expected(0..30));
+    // Whether it did grow is not known.
+    assert_eq!(world.losses(), ["cut_while_stopped 1 0"]);
+}
