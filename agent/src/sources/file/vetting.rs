@@ -35,7 +35,7 @@ use super::audit::Why;
 use super::compressed::{Compressed, End, MAGIC_BYTES, codec_of};
 use super::content::{Content, read_at};
 use super::copies::{Copy, Sample};
-use super::discovery::Opened;
+use super::discovery::{Opened, is_absent};
 use super::guard::{HEAD_BYTES, TAIL_BYTES};
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::{is_rotation_of, is_shifted, without_codec};
@@ -459,7 +459,7 @@ impl FileSource {
         let length = content.length();
         let best = candidates
             .iter()
-            .filter(|it| it.state == Match::Both && self.is_proven(it, length, last))
+            .filter(|it| it.state == Match::Both && self.is_proven(it, &file, length, last))
             .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
         if let Some(best) = best {
             self.refuse(&file, &candidates);
@@ -502,19 +502,29 @@ impl FileSource {
 
     /// Whether a file is as much of an epoch's as its guards say. Where the epoch has its bytes from
     /// elsewhere the file is not read, so that few equal bytes at its start are not enough: it must end
-    /// as well like what the epoch's file has there.
-    fn is_proven(&self, candidate: &Candidate, length: u64, last: &[u8]) -> bool {
-        let Some((_, epoch)) = self.held(candidate.id) else {
+    /// as well like what the epoch's file has there, or be in its place.
+    fn is_proven(&self, candidate: &Candidate, file: &Waiting, length: u64, last: &[u8]) -> bool {
+        let Some((lineage, epoch)) = self.held(candidate.id) else {
             return false;
         };
         let is_closed = epoch.is_finished() && epoch.content.is_none();
         if is_closed || matches!(epoch.life, Life::Truncated(_)) {
             return true;
         }
-        let Some(file) = epoch.content.as_ref().and_then(Content::plain) else {
-            return candidate.sample.offset >= HEAD_BYTES as u64;
+        let Some(own) = epoch.content.as_ref().and_then(Content::plain) else {
+            let is_long = candidate.sample.offset >= HEAD_BYTES as u64;
+            return is_long || self.is_in_place_of(lineage, epoch, file);
         };
-        has_before(file, length, last)
+        has_before(own, length, last)
+    }
+
+    /// Whether a file bears an epoch's name as a compressor writes it, and the epoch's file is not there
+    /// any more.
+    fn is_in_place_of(&self, lineage: &Lineage, epoch: &Epoch, file: &Waiting) -> bool {
+        let own = epoch.place.as_ref().unwrap_or(&lineage.path);
+        let path = self.path_of(file);
+        path.with_file_name(without_codec(&file.name)) == *own
+            && matches!(self.open(own), Err(error) if is_absent(&error))
     }
 
     /// A lineage that the file may be of, with an epoch that the candidates do not have as it is by now:

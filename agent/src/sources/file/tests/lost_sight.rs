@@ -138,3 +138,22 @@ fn a_copy_that_is_overwritten_while_the_agent_is_stopped_brings_nothing_twice() 
     // Whether it did grow is not known.
     assert_eq!(world.losses(), ["cut_while_stopped 1 0"]);
 }
+
+#[test]
+fn a_short_file_that_is_compressed_while_it_cannot_be_looked_for_comes_once() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 1;
+    world.append("a.log.1", &numbered(0..10));
+    world.append("b.log", "other\n");
+    world.turn();
+    world.turn();
+    // Whether it went somewhere else cannot be seen.
+    world.calls.faults.fail(Call::List, "logs", libc::EIO);
+    gzip(&world, "a.log.1");
+    world.run_for(COPY_GRACE * 4);
+    world.calls.faults.heal();
+    world.run_for(COPY_GRACE * 4);
+    assert_eq!(world.lines_of("a.log.1"), expected(0..10));
+    let each = [("a.log.1", 10), ("b.log", 1)].map(|(name, lines)| (name.to_owned(), lines));
+    assert_eq!(counts(&world), each.into());
+}
