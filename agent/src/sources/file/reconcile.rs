@@ -163,13 +163,19 @@ impl FileSource {
         self.say_counts();
     }
 
-    /// Events were lost: everything is looked at, soon.
+    /// Events were lost: everything is looked at, soon. They may have told that a closed file was written
+    /// to. Where it is gone when it is looked for, nobody knows.
     pub(super) fn doubt_all(&mut self, now: Now) {
         tracing::warn!(
             source = self.config.name,
             "events were lost, looking everywhere"
         );
         self.passes.is_all_doubtful = true;
+        for lineage in self.lineages.iter_mut().flatten() {
+            if let Some(epoch) = lineage.named().filter(|epoch| epoch.content.is_none()) {
+                epoch.is_stirred = true;
+            }
+        }
         self.reconcile_by(now.monotonic.max(self.passes.next_overflow));
     }
 
@@ -292,6 +298,7 @@ impl FileSource {
         if done.any(|it| it.is_own_compressed() && Some(it.key.inode) == inode) {
             return;
         }
+        let is_queued = lineage.queued;
         let named = lineage.named();
         if let (Ok(metadata), Some(epoch)) = (metadata, named)
             && metadata.ino() == epoch.key.inode
@@ -303,6 +310,9 @@ impl FileSource {
             let is_touched = before.is_some_and(|before| Some(before) != changed);
             if is_touched || metadata.len() != epoch.offset {
                 self.queue(index);
+            } else if !is_queued {
+                // Nothing was written to it, whatever was feared.
+                epoch.is_stirred = false;
             }
             return;
         }

@@ -1,12 +1,26 @@
 //! Events: how long they wait, what becomes of lost ones, and what is done without them.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
 use super::child::{child, is_child};
 use super::{expected, numbered};
 use crate::limits::{DEAF_MAX, LINGER_FILES_FEW, POLL_EVERY};
-use crate::testing::World;
+use crate::sources::file::calls::Call;
+use crate::testing::{World, open_below};
+
+/// Writes so many lines to both files in turn that the kernel loses events of it; how many. Events of one
+/// file in a row are one event to the kernel; in turn they are all kept, until there are too many.
+fn overflow(one: &mut File, two: &mut File) -> u32 {
+    let queue = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let lines = queue.trim().parse::<u32>().unwrap() * 2 / 3;
+    for line in numbered(0..lines).split_inclusive('\n') {
+        one.write_all(line.as_bytes()).unwrap();
+        two.write_all(line.as_bytes()).unwrap();
+    }
+    lines
+}
 
 #[test]
 fn nothing_is_missed_when_the_kernels_queue_overflows() {
@@ -14,14 +28,7 @@ fn nothing_is_missed_when_the_kernels_queue_overflows() {
     let (mut one, mut two) = (world.writer("1.log"), world.writer("2.log"));
     world.append("moved.log", &numbered(0..10));
     world.settle();
-    // Events of one file in a row are one event to the kernel; in turn they are all kept, until there
-    // are too many.
-    let queue = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    let lines = queue.trim().parse::<u32>().unwrap() * 2 / 3;
-    for line in numbered(0..lines).split_inclusive('\n') {
-        one.write_all(line.as_bytes()).unwrap();
-        two.write_all(line.as_bytes()).unwrap();
-    }
+    let lines = overflow(&mut one, &mut two);
     // No event tells of these.
     world.append("moved.log", &numbered(10..20));
     world.rename("moved.log", "moved.old");
@@ -33,6 +40,44 @@ fn nothing_is_missed_when_the_kernels_queue_overflows() {
     assert_eq!(world.lines_of("moved.log"), expected(0..30));
     assert_eq!(world.lines_of("new.log"), ["one"]);
     assert!(world.losses().is_empty());
+}
+
+#[test]
+fn a_closed_file_that_was_deleted_while_events_were_lost_is_not_known_to_have_been_read_to_its_end()
+{
+    let mut world = World::new();
+    world.config.files_open_max = 2;
+    for name in ["a.log", "idle.log"] {
+        world.append(name, &numbered(0..10));
+    }
+    world.run_for(Duration::from_secs(2));
+    let (mut one, mut two) = (world.writer("1.log"), world.writer("2.log"));
+    overflow(&mut one, &mut two);
+    world.run_for(Duration::from_secs(15));
+    // The two that are written, by their writers and by the agent.
+    assert_eq!(open_below(&world.logs), 4);
+    overflow(&mut one, &mut two);
+    world.append("a.log", &numbered(10..20));
+    world.remove("a.log");
+    // What nothing happened to is seen to be as it was, and not opened for that.
+    world
+        .calls
+        .faults
+        .fail(Call::Open, "idle.log", libc::EACCES);
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.counted().files_unreadable.get(), 0);
+    world.calls.faults.heal();
+    world.remove("idle.log");
+    world.run_for(Duration::from_mins(1));
+    assert_eq!(world.lines_of("a.log"), expected(0..10));
+    assert_eq!(world.losses(), ["deleted 1 0"]);
+    let closed = world.closed();
+    assert!(
+        closed
+            .iter()
+            .any(|it| it.0.ends_with("idle.log") && it.2 == Some(0)),
+        "{closed:?}"
+    );
 }
 
 #[test]
