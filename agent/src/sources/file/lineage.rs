@@ -19,6 +19,7 @@ use super::content::Content;
 use super::encoding::Form;
 use super::guard::{Hasher, TAIL_BYTES};
 use super::watch::Spot;
+use super::{EpochId, FileSource};
 use crate::ambient::Now;
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
@@ -141,6 +142,15 @@ pub(super) enum Life {
     Missing(Duration),
     /// Read to its end, since this time. It is kept to know the file when it is met again.
     Finished(Duration),
+}
+
+impl FileSource {
+    /// An epoch, and the lineage that it is of; `None` where either is forgotten.
+    pub(super) fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
+        let lineage = self.lineages[id.lineage].as_ref()?;
+        let mut epochs = lineage.epochs.iter();
+        Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
+    }
 }
 
 impl Lineage {

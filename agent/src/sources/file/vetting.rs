@@ -577,12 +577,6 @@ impl FileSource {
             .is_some_and(|(_, epoch)| matches!(epoch.life, Life::Truncated(_)))
     }
 
-    pub(super) fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
-        let lineage = self.lineages[id.lineage].as_ref()?;
-        let mut epochs = lineage.epochs.iter();
-        Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
-    }
-
     /// The file is an epoch's copy, and a whole stream.
     fn is_copy(&mut self, id: EpochId, file: &Waiting, content: Compressed, out: &mut Outlet<'_>) {
         let path = self.path_of(file);
