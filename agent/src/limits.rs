@@ -346,7 +346,7 @@ pub const CLOSED_EPOCHS_MAX: usize = 64;
 pub const COMPRESSED_QUIET: Duration = Duration::from_secs(1);
 
 /// A compressed stream that ends early and has not changed for this long is said to be unfinished. It is
-/// looked at again when it changes.
+/// looked at again when it changes, and as often as this where no event tells of that.
 pub const COMPRESSED_UNFINISHED: Duration = Duration::from_secs(30);
 
 /// Compressed files that are asked in one turn whether they are quiet: each costs a few system calls.

@@ -123,10 +123,38 @@ impl Stamp {
     }
 }
 
+impl Waiting {
+    /// Whether time alone brings nothing on: it is not whole, and has not changed for long.
+    fn is_stuck(&self, now: Duration) -> bool {
+        let is_not_whole = self.unfinished == Some(self.stamp) || self.stamp.0 == 0;
+        is_not_whole && now.saturating_sub(self.changed_at) >= COMPRESSED_UNFINISHED
+    }
+
+    /// It is like this now.
+    fn saw(&mut self, stamp: Stamp, now: Duration) {
+        if stamp != self.stamp {
+            (self.stamp, self.changed_at) = (stamp, now);
+            self.is_said = false;
+        }
+    }
+}
+
 impl Vettings {
     /// How many of them are open.
     pub(super) fn files_open(&self) -> usize {
         usize::from(self.looking.is_some())
+    }
+
+    /// A file that waits was seen. Where it has changed, it is looked at soon again. Whether it waits.
+    fn saw_waiting(&mut self, key: FileKey, stamp: Stamp, now: Duration) -> bool {
+        let Some(file) = self.waiting.iter_mut().find(|it| it.key == key) else {
+            return false;
+        };
+        if file.stamp != stamp {
+            file.saw(stamp, now);
+            self.next = self.next.min(now + COMPRESSED_QUIET / 4);
+        }
+        true
     }
 
     /// Where the files are.
@@ -163,8 +191,9 @@ impl FileSource {
             return true;
         };
         let looking = self.vettings.looking.as_ref().map(|it| it.file.key);
-        let mut keys = self.vettings.waiting.iter().map(|it| it.key).chain(looking);
-        if !keys.any(|key| key == opened.key) && !self.is_refused(name, opened.key, stamp) {
+        let is_awaited = self.vettings.saw_waiting(opened.key, stamp, now.monotonic)
+            || looking == Some(opened.key);
+        if !is_awaited && !self.is_refused(name, opened.key, stamp) {
             let is_before = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
             let is_old = self.is_old(&opened.file, now);
             let passed_over = if is_before {
@@ -184,6 +213,7 @@ impl FileSource {
                 doubted_at: None,
                 passed_over,
             });
+            self.vettings.next = self.vettings.next.min(now.monotonic);
         }
         true
     }
@@ -305,10 +335,7 @@ impl FileSource {
             if opened.key != waiting.key || is_known {
                 continue;
             }
-            if stamp != waiting.stamp {
-                (waiting.stamp, waiting.changed_at) = (stamp, now.monotonic);
-                waiting.is_said = false;
-            }
+            waiting.saw(stamp, now.monotonic);
             let since = now.monotonic.saturating_sub(waiting.changed_at);
             let is_quiet = since >= COMPRESSED_QUIET || kernel::has_no_writer(&opened.file);
             let is_same = waiting.unfinished == Some(stamp);
@@ -324,7 +351,13 @@ impl FileSource {
             self.look_through(waiting, opened, out);
             return;
         }
-        self.vettings.next = now.monotonic + COMPRESSED_QUIET / 4;
+        let mut waiting = self.vettings.waiting.iter();
+        let pause = if waiting.all(|it| it.is_stuck(now.monotonic)) {
+            COMPRESSED_UNFINISHED
+        } else {
+            COMPRESSED_QUIET / 4
+        };
+        self.vettings.next = now.monotonic + pause;
     }
 
     fn look_through(&mut self, file: Waiting, opened: Opened, out: &mut Outlet<'_>) {

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use model::position::Codec;
 
 use super::decompressed::compress;
-use super::numbered;
+use super::{expected, numbered};
+use crate::limits::COMPRESSED_UNFINISHED;
+use crate::sources::Next;
 use crate::sources::file::audit::Why;
 use crate::testing::World;
 
@@ -52,4 +54,42 @@ fn ignore_older_holds_for_compressed_files() {
     let passed_over = Some(text.len() as u64);
     let whole = ("b.log.gz".to_owned(), 0, passed_over, Why::Finished);
     assert_eq!(world.closed(), [whole]);
+}
+
+/// How often the agent wakes by itself in a minute.
+fn wakes(world: &mut World) -> u32 {
+    let end = world.time() + Duration::from_mins(1);
+    let mut wakes = 0;
+    while world.time() < end {
+        if let Next::At(at) = world.turn() {
+            world.pass(at.saturating_sub(world.time()) + Duration::from_millis(1));
+            wakes += 1;
+        }
+    }
+    wakes
+}
+
+#[test]
+fn half_a_compressed_file_that_stays_so_wakes_nobody_and_is_read_soon_after_its_rest_comes() {
+    let packed = compress(Codec::Gzip, numbered(0..5000).as_bytes());
+    for begun in [0, 2, packed.len() / 2] {
+        let mut world = World::with_rotated();
+        world.append("a.log", "1\n");
+        world.run_for(COMPRESSED_UNFINISHED * 2);
+        let usual = wakes(&mut world);
+        fs::write(world.path("old.log.gz"), &packed[..begun]).unwrap();
+        world.run_for(COMPRESSED_UNFINISHED * 2);
+        let wakes = wakes(&mut world);
+        assert!(wakes <= usual + 10, "{wakes} for {usual}, at {begun} bytes");
+        // Others need not wait for it.
+        let other = compress(Codec::Gzip, numbered(0..10).as_bytes());
+        fs::write(world.path("other.log.gz"), other).unwrap();
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(world.lines_of("other.log.gz"), expected(0..10));
+        let mut writer = world.writer("old.log.gz");
+        writer.write_all(&packed[begun..]).unwrap();
+        drop(writer);
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(world.lines_of("old.log.gz"), expected(0..5000));
+    }
 }
