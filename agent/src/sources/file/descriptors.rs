@@ -46,6 +46,12 @@ use crate::pipeline::Outlet;
 pub(super) struct Descriptors {
     /// The longest open first. Some may be closed by now.
     open: VecDeque<EpochId>,
+    /// Deleted ones that are not read to their end: nobody could open them again, so that they are not
+    /// among those of which one is sought that can be closed.
+    deleted: VecDeque<EpochId>,
+    /// They were told from the others in this turn: to ask all of them for each file that is opened would
+    /// take a time that grows with the square of their number.
+    is_sifted: bool,
     /// When idle ones are closed next.
     next_close: Duration,
     /// Finished files that were closed before a late writer's time was over, by the number of the inode.
@@ -96,7 +102,8 @@ impl FileSource {
     /// looked through.
     pub(super) fn files_open(&self) -> usize {
         let suspects = self.suspects.iter().filter(|it| it.is_held()).count();
-        self.descriptors.open.len() + suspects + self.vettings.files_open()
+        let Descriptors { open, deleted, .. } = &self.descriptors;
+        open.len() + deleted.len() + suspects + self.vettings.files_open()
     }
 
     /// Makes room for one more file that may be a copy; whether there is some. Nothing of it is read, so it
@@ -147,6 +154,7 @@ impl FileSource {
             return;
         }
         self.descriptors.next_close = now + IDLE_CLOSED_AFTER / 2;
+        self.sift(now);
         while self.files_open() > self.config.files_open_max && self.close_one(None, now) {}
         let mut idle = Vec::new();
         let mut open = std::mem::take(&mut self.descriptors.open);
@@ -218,7 +226,11 @@ impl FileSource {
 
     /// Closes another one, of all there are: at worst a rotated file that is found again by its name.
     fn close_unread(&mut self, but: Option<EpochId>, now: Duration) -> bool {
-        self.drop_closed(now);
+        if self.descriptors.is_sifted {
+            self.drop_closed(now);
+        } else {
+            self.sift(now);
+        }
         let open = self.descriptors.open.iter();
         let mut by_need: Vec<_> = open
             .filter(|id| Some(**id) != but)
@@ -254,22 +266,36 @@ impl FileSource {
     /// file that was opened last is not closed for them: it would be deleted in its turn, unseen.
     pub(super) fn give_up_deleted(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
-        while self.files_open() > self.config.files_detached_max {
-            if self.let_suspect_go() {
-                continue;
-            }
-            self.drop_closed(now);
-            let open = self.descriptors.open.iter().copied();
-            let deleted = open.filter(|&id| self.is_deleted(id));
-            match deleted.min_by_key(|&id| (self.detached_at(id), id.number)) {
-                Some(id) => {
-                    self.descriptors.open.retain(|open| *open != id);
-                    self.give_up_unread(id, out);
-                }
-                None if self.close_unread(None, now) => {}
-                None => return,
-            }
+        self.descriptors.is_sifted = false;
+        let most = self.config.files_detached_max;
+        while self.files_open() > most && self.let_suspect_go() {}
+        if self.files_open() <= most {
+            return;
         }
+        self.sift(now);
+        let mut deleted = Vec::from(std::mem::take(&mut self.descriptors.deleted));
+        deleted.sort_by_cached_key(|&id| (self.detached_at(id), id.number, id.lineage));
+        // One that went on in a copy is there twice.
+        deleted.dedup();
+        let surplus = (self.files_open() + deleted.len()).saturating_sub(most);
+        let held = deleted.split_off(surplus.min(deleted.len()));
+        self.descriptors.deleted = held.into();
+        for id in deleted {
+            self.give_up_unread(id, out);
+        }
+        while self.files_open() > most && self.close_unread(None, now) {}
+    }
+
+    /// Tells the deleted files that are not read to their end from the others. Closed ones are dropped.
+    fn sift(&mut self, now: Duration) {
+        self.descriptors.is_sifted = true;
+        let Descriptors { open, deleted, .. } = &mut self.descriptors;
+        open.extend(deleted.drain(..));
+        self.drop_closed(now);
+        let open = std::mem::take(&mut self.descriptors.open).into_iter();
+        let is_bound =
+            |id: &EpochId| self.need(*id, IDLE, now) == Need::Detached && self.is_deleted(*id);
+        (self.descriptors.deleted, self.descriptors.open) = open.partition(is_bound);
     }
 
     fn drop_closed(&mut self, now: Duration) {

@@ -442,3 +442,28 @@ fn a_compressed_file_that_is_looked_through_is_among_those_that_may_be_open() {
     assert!(is_looked_through(&world));
     assert_eq!(open_files(&world), 4);
 }
+
+#[test]
+fn of_many_deleted_files_those_that_were_deleted_first_are_given_up_at_once() {
+    let mut world = blocked();
+    world.config.files_open_max = 100;
+    world.config.files_detached_max = 100;
+    world.append("b.log", "first\n");
+    world.settle();
+    for number in 0..60 {
+        world.append("a.log", &"x".repeat(number + 1));
+        world.settle();
+        world.remove("a.log");
+        world.run_for(Duration::from_millis(50));
+    }
+    assert_eq!(open_files(&world), 61);
+    world.config.files_open_max = 30;
+    world.config.files_detached_max = 30;
+    world.reload();
+    world.turn();
+    // One more was opened since.
+    assert!(open_files(&world) <= 31, "{}", open_files(&world));
+    let given_up = world.closed().into_iter();
+    let unread: Vec<_> = given_up.filter_map(|it| it.2).collect();
+    assert_eq!(unread, (1..=30).collect::<Vec<u64>>());
+}
