@@ -266,12 +266,15 @@ pub(super) fn is_shifted(from: &OsStr, to: &OsStr) -> bool {
         .rev()
         .take_while(|it| it.is_ascii_digit());
     let number = same - digits.count();
-    let rest = |name: &[u8]| {
-        let rest = &name[number..];
-        let digits = rest.iter().take_while(|it| it.is_ascii_digit()).count();
-        (digits > 0).then(|| rest[digits..].to_vec())
-    };
-    from != to && rest(from).is_some() && rest(from) == rest(to)
+    let (from_number, to_number) = (&from[number..], &to[number..]);
+    let (from_rest, to_rest) = (without_number(from_number), without_number(to_number));
+    from != to && from_rest.is_some() && from_rest == to_rest
+}
+
+/// What follows the number that a name begins with; `None` where there is none.
+fn without_number(name: &[u8]) -> Option<&[u8]> {
+    let digits = name.iter().take_while(|it| it.is_ascii_digit()).count();
+    (digits > 0).then(|| &name[digits..])
 }
 
 /// Every name that `other` could be a rotated copy of, so that they need not be sought among all there are.
