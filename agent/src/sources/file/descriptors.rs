@@ -306,10 +306,7 @@ impl FileSource {
 
     /// Whether a file is read, and has no name.
     fn is_deleted(&self, id: EpochId) -> bool {
-        let lineage = self.lineages[id.lineage].as_ref();
-        let mut epochs = lineage.iter().flat_map(|lineage| &lineage.epochs);
-        let epoch = epochs.find(|epoch| epoch.number == id.number);
-        epoch.is_some_and(|epoch| {
+        self.held(id).is_some_and(|(_, epoch)| {
             let content = epoch.content.as_ref();
             epoch.life != Life::Named && content.is_some_and(|it| is_unlinked(it.file()))
         })
@@ -376,18 +373,14 @@ impl FileSource {
             .collect();
         let mut sought = Vec::new();
         for (inode, id) in late {
-            let lineage = self.lineages[id.lineage].as_ref();
-            let Some((lineage, epoch)) = lineage.and_then(|lineage| {
-                let mut epochs = lineage.epochs.iter();
-                Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
-            }) else {
+            let Some((lineage, epoch)) = self.held(id) else {
                 continue;
             };
             if let (Life::Finished(since), None) = (epoch.life, &epoch.content) {
+                sought.push((id, lineage.position(epoch)));
                 if now.monotonic.saturating_sub(since) < LATE {
                     self.descriptors.late.insert(inode, id);
                 }
-                sought.push((id, lineage.position(epoch)));
             }
         }
         let mut listings = Listings::of(sought.iter().map(|(_, position)| position));
@@ -434,12 +427,10 @@ impl FileSource {
     }
 
     fn need(&self, id: EpochId, idle: Duration, now: Duration) -> Need {
-        let Some(lineage) = &self.lineages[id.lineage] else {
+        let Some((lineage, epoch)) = self.held(id) else {
             return Need::Closed;
         };
-        let mut epochs = lineage.epochs.iter();
-        let epoch = epochs.find(|epoch| epoch.number == id.number);
-        let Some((epoch, content)) = epoch.and_then(|it| Some((it, it.content.as_ref()?))) else {
+        let Some(content) = &epoch.content else {
             return Need::Closed;
         };
         let is_idle = !lineage.queued && now.saturating_sub(epoch.grown_at) >= idle;
@@ -459,22 +450,15 @@ impl FileSource {
 
     /// Since when its path does not name a file.
     fn detached_at(&self, id: EpochId) -> Duration {
-        let lineage = self.lineages[id.lineage].as_ref();
-        let mut epochs = lineage.iter().flat_map(|lineage| &lineage.epochs);
-        match epochs
-            .find(|epoch| epoch.number == id.number)
-            .map(|epoch| epoch.life)
-        {
+        match self.held(id).map(|(_, epoch)| epoch.life) {
             Some(Life::Detached(since) | Life::Finished(since)) => since,
             _ => Duration::ZERO,
         }
     }
 
     fn grown_at(&self, id: EpochId) -> Duration {
-        let lineage = self.lineages[id.lineage].as_ref();
-        let mut epochs = lineage.iter().flat_map(|lineage| &lineage.epochs);
-        let epoch = epochs.find(|epoch| epoch.number == id.number);
-        epoch.map_or(Duration::ZERO, |epoch| epoch.grown_at)
+        self.held(id)
+            .map_or(Duration::ZERO, |(_, epoch)| epoch.grown_at)
     }
 }
 

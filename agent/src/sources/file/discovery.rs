@@ -441,11 +441,8 @@ impl FileSource {
         }
         let is_named = epoch.life == Life::Named;
         let path = lineage.path.clone();
-        let mut epochs = lineage.epochs.iter();
-        let Some(position) = epochs
-            .find(|epoch| epoch.number == id.number)
-            .map(|epoch| lineage.position(epoch))
-        else {
+        let held = self.held(id);
+        let Some(position) = held.map(|(lineage, epoch)| lineage.position(epoch)) else {
             return;
         };
         let found = match self.find(&path, &position) {
@@ -478,12 +475,7 @@ impl FileSource {
 
     /// Saves the position of an epoch that no record carries.
     pub(super) fn note(&mut self, id: EpochId, out: &mut Outlet<'_>) {
-        let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
-            let mut epochs = lineage.epochs.iter();
-            let epoch = epochs.find(|epoch| epoch.number == id.number)?;
-            Some(lineage.placed(epoch))
-        });
-        if let Some(placed) = placed {
+        if let Some(placed) = self.placed_of(id) {
             out.note(placed);
         }
     }

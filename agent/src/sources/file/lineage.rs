@@ -151,6 +151,12 @@ impl FileSource {
         let mut epochs = lineage.epochs.iter();
         Some((lineage, epochs.find(|epoch| epoch.number == id.number)?))
     }
+
+    /// The position of an epoch, with its partition once it has one.
+    pub(super) fn placed_of(&self, id: EpochId) -> Option<Placed> {
+        let (lineage, epoch) = self.held(id)?;
+        Some(lineage.placed(epoch))
+    }
 }
 
 impl Lineage {

@@ -108,11 +108,7 @@ impl FileSource {
 
     /// Forgets an epoch for good.
     pub(super) fn forget(&mut self, id: EpochId, out: &mut Outlet<'_>) {
-        let placed = self.lineages[id.lineage].as_ref().and_then(|lineage| {
-            let mut epochs = lineage.epochs.iter();
-            let epoch = epochs.find(|epoch| epoch.number == id.number)?;
-            Some(lineage.placed(epoch))
-        });
+        let placed = self.placed_of(id);
         self.remove_epoch(id);
         if let Some(placed) = placed {
             out.forget(placed);

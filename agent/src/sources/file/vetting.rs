@@ -770,13 +770,9 @@ impl FileSource {
     }
 
     fn is_awake(&self, id: EpochId) -> bool {
-        let lineage = self.lineages[id.lineage].as_ref();
-        let mut epochs = lineage.into_iter().flat_map(|it| &it.epochs);
-        epochs.any(|epoch| {
-            let content = epoch.content.as_ref();
-            epoch.number == id.number
-                && matches!(content, Some(Content::Compressed(it)) if it.is_awake())
-        })
+        self.held(id).is_some_and(
+            |(_, epoch)| matches!(&epoch.content, Some(Content::Compressed(it)) if it.is_awake()),
+        )
     }
 
     /// Gives the decoder to the next lineage that waits for it.
