@@ -180,7 +180,7 @@ async fn ask_each(
 async fn ask(link: Link, joining: &Joining<'_>, key: &PrivateKey) -> Result<Reply> {
     let mut exporter: Exporter = [0; 32];
     match link {
-        Link::Quic(connection) => {
+        Link::Quic(connection, _) => {
             connection
                 .export_keying_material(&mut exporter, EXPORTER_LABEL, &[])
                 .map_err(|_| anyhow!("the connection gives no exporter"))?;

@@ -156,6 +156,9 @@ pub const LOOKS_PER_TURN: usize = 64;
 /// full speed.
 pub const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
+/// More bytes than these are not sent unheard: QUIC's first congestion window has 14,720.
+pub const SOCKET_REST_BYTES_MAX: usize = 8 * 1024;
+
 /// QUIC: unacknowledged bytes that the transport keeps for retransmission. 100 ms at 1 Gbit/s.
 pub const QUIC_SEND_WINDOW_BYTES: u64 = 12 * 1024 * 1024;
 

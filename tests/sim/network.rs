@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use agent::producer::socket::Ear;
 use agent::producer::transport as agent_side;
 use aggregator::broker::transport as aggregator_side;
 use quinn::udp::{RecvMeta, Transmit};
@@ -109,10 +110,12 @@ impl agent_side::Transport for SimTransport {
         Box::pin(std::future::ready(Ok(vec![(address, port).into()])))
     }
 
-    fn quic(&self, _to: SocketAddr) -> io::Result<Endpoint> {
+    fn quic(&self, _to: SocketAddr) -> io::Result<(Endpoint, Ear)> {
         let mut config = EndpointConfig::default();
         config.rng_seed(Some(self.rng_seed()));
-        Endpoint::new_with_abstract_socket(config, None, self.socket(0)?, Arc::new(SimRuntime))
+        let runtime = Arc::new(SimRuntime);
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, self.socket(0)?, runtime)?;
+        Ok((endpoint, Ear::default()))
     }
 
     fn tune(&self, parameters: &mut quinn::TransportConfig) {

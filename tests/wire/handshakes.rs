@@ -52,7 +52,7 @@ async fn told_over(link: Link) -> Refusal {
     let mut session = ProducerSession::new(hello(), Liveness::Transport, Duration::ZERO).unwrap();
     let hello = session.output(Duration::ZERO);
     match link {
-        Link::Quic(connection) => {
+        Link::Quic(connection, _) => {
             let (mut send, mut receive) = connection.open_bi().await.unwrap();
             send.write_all(&hello).await.unwrap();
             loop {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use agent::producer::socket::Ear;
 use agent::producer::transport::{BoxFuture, ByteStream, SystemTransport, Transport};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime, UdpPoller};
@@ -29,7 +30,7 @@ impl Transport for Firewall {
         SystemTransport.resolve(host_port)
     }
 
-    fn quic(&self, _to: SocketAddr) -> io::Result<Endpoint> {
+    fn quic(&self, _to: SocketAddr) -> io::Result<(Endpoint, Ear)> {
         let runtime = Arc::new(TokioRuntime);
         let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
         let socket = Blockable {
@@ -37,7 +38,8 @@ impl Transport for Firewall {
             blocked: Arc::clone(&self.blocked),
         };
         let config = EndpointConfig::default();
-        Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)?;
+        Ok((endpoint, Ear::default()))
     }
 
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {

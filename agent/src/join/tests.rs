@@ -25,6 +25,7 @@ use super::*;
 use crate::ambient::system_clock;
 use crate::identity::ClientIdentity;
 use crate::producer::Reloaded;
+use crate::producer::socket::Ear;
 use crate::producer::transport::{BoxFuture, ByteStream};
 
 /// An authority as the aggregator's, in memory.
@@ -176,7 +177,7 @@ impl Transport for TcpOnly {
         Box::pin(async move { Ok(vec![host_port.parse().map_err(io::Error::other)?]) })
     }
 
-    fn quic(&self, _to: SocketAddr) -> io::Result<quinn::Endpoint> {
+    fn quic(&self, _to: SocketAddr) -> io::Result<(quinn::Endpoint, Ear)> {
         Err(io::Error::other("no UDP here"))
     }
 

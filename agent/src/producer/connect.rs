@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Identity;
 use super::blocking::Blocking;
+use super::socket::Ear;
 use super::transport::{ByteStream, Transport};
 use crate::limits::{
     CONNECT_ADDRESSES_MAX, CONNECT_MAX, CONNECT_STAGGER, QUIC_AFTER_TCP_FAILED,
@@ -28,7 +29,7 @@ use crate::limits::{
 /// A connection to an aggregator, authenticated on its side.
 pub enum Link {
     /// QUIC.
-    Quic(quinn::Connection),
+    Quic(quinn::Connection, Ear),
     /// TLS over TCP.
     Tcp(Box<TlsStream<Box<dyn ByteStream>>>),
 }
@@ -37,7 +38,7 @@ impl Link {
     /// What it is called.
     pub fn name(&self) -> &'static str {
         match self {
-            Link::Quic(_) => "quic",
+            Link::Quic(..) => "quic",
             Link::Tcp(_) => "tcp",
         }
     }
@@ -98,7 +99,7 @@ impl Dialer {
             )))
         })?;
         match link {
-            Link::Quic(_) => self.without_quic_until.remove(address),
+            Link::Quic(..) => self.without_quic_until.remove(address),
             Link::Tcp(_) => self.avoid_quic(address),
         };
         Ok(link)
@@ -182,7 +183,7 @@ impl Dialer {
             let (transport, config) = (Arc::clone(&self.transport), config.clone());
             let name = name.to_owned();
             async move {
-                let endpoint = transport
+                let (endpoint, ear) = transport
                     .quic(target)
                     .map_err(|e| ConnectError(format!("no UDP socket: {e}")))?;
                 let connecting = endpoint
@@ -191,7 +192,7 @@ impl Dialer {
                 let connection = connecting
                     .await
                     .map_err(|e| ConnectError(format!("{target} by QUIC: {}", explain(&e))))?;
-                Ok(Link::Quic(connection))
+                Ok(Link::Quic(connection, ear))
             }
         })
         .await

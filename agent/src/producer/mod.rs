@@ -6,6 +6,7 @@
 //!   connect       QUIC, or TCP where UDP is blocked
 //!   session       one session: control stream, acknowledgements, conflicts
 //!     send        one slot: spool → stream        stream, mux   QUIC or TCP streams
+//!   socket        UDP, heard when there is time   timer     QUIC's timers
 //! ```
 //!
 //! Invariants:
@@ -23,6 +24,7 @@ mod mux;
 mod refusals;
 mod send;
 mod session;
+pub mod socket;
 pub mod stats;
 mod stream;
 mod timer;
@@ -225,7 +227,7 @@ impl Course {
             };
             tracing::info!(address, transport = link.name(), "connected");
             let over = match link {
-                Link::Quic(_) => Connected::Quic,
+                Link::Quic(..) => Connected::Quic,
                 Link::Tcp(_) => Connected::Tcp,
             };
             let outcome = {

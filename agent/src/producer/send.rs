@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::session::Shared;
+use super::socket::Ear;
 use super::stream::{PRIORITY_BACKLOG, PRIORITY_LIVE, SlotWriter};
 use crate::limits::{BACKLOG_RECORDS, SEND_READ_BYTES, SPOOL_READ_RETRY};
 
@@ -62,6 +63,7 @@ pub(super) struct Sender {
     pub(super) shared: Arc<Shared>,
     pub(super) state: Arc<SlotState>,
     pub(super) writer: SlotWriter,
+    pub(super) ear: Ear,
 }
 
 impl Sender {
@@ -88,6 +90,9 @@ impl Sender {
                 self.writer.prioritise(priority);
             }
             if behind <= 0 || allowance.bytes == 0 {
+                if behind > 0 {
+                    self.ear.listen();
+                }
                 self.state.wake.notified().await;
                 continue;
             }
@@ -96,7 +101,10 @@ impl Sender {
             match self.send_all(batches).await? {
                 Sent::Some => {}
                 Sent::None if self.state.stopped.load(Ordering::Relaxed) => {}
-                Sent::None if is_there => self.state.wake.notified().await,
+                Sent::None if is_there => {
+                    self.ear.listen();
+                    self.state.wake.notified().await;
+                }
                 Sent::None => {
                     // Nobody tells when the disk gives it after all.
                     timeout(SPOOL_READ_RETRY, self.state.wake.notified())
@@ -145,6 +153,7 @@ impl Sender {
                 let noted = session.send(self.state.slot, &header);
                 noted.map_err(|error| error.message)?;
             }
+            self.ear.sends(batch.len());
             self.shared.producer.stats.sent(&header);
             self.writer.write(frame_header(batch.len()).into()).await?;
             self.writer.write(batch).await?;

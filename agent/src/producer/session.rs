@@ -128,7 +128,7 @@ pub(super) async fn run(
     better: impl Future<Output = Link>,
 ) -> Outcome {
     let liveness = match &link {
-        Link::Quic(_) => Liveness::Transport,
+        Link::Quic(..) => Liveness::Transport,
         Link::Tcp(_) => Liveness::Session,
     };
     let opened = Channel::open(link).await;
@@ -240,6 +240,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if self.may_shut_down() => {
+                    self.channel.ear.listen();
                     let deadline = Instant::now() + SHUTDOWN_GRACE;
                     self.stopping = Some(Stopping::Shutdown { deadline });
                 }
@@ -248,6 +249,7 @@ impl Driver {
                     self.stopping = Some(Stopping::Superseded { link });
                 }
                 _ = turn.tick() => {
+                    self.channel.ear.tick();
                     let now = self.shared.now();
                     self.shared.session().turn(now).map_err(|error| error.message)?;
                     self.ask_again()?;
@@ -280,6 +282,7 @@ impl Driver {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.channel.ear.listen();
         let written = timeout(SESSION_SILENCE_MAX, self.channel.writer.write(bytes.into())).await;
         written.map_err(|_| "the aggregator does not read")?
     }
@@ -474,6 +477,7 @@ impl Driver {
             state.stop();
         }
         let sender = Sender {
+            ear: self.channel.ear.clone(),
             shared: Arc::clone(&self.shared),
             state,
             writer,
@@ -517,6 +521,9 @@ impl Driver {
     }
 
     fn spool_changed(&mut self) -> Result<(), String> {
+        if self.stopping.is_none() {
+            self.channel.ear.hear();
+        }
         let spool = &self.shared.producer.spool;
         for state in self.slots.values() {
             if state.grew_to(spool.range(&state.partition).durable_end) {
@@ -596,6 +603,7 @@ impl Driver {
 
     /// From here on no batch is noted as sent: senders look at their mark under the session's lock.
     fn stop_sending(&self) {
+        self.channel.ear.listen();
         let _session = self.shared.session();
         for state in self.slots.values() {
             state.stop();

@@ -9,6 +9,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::connect::Link;
 use super::mux::{Mux, MuxReader, MuxWriter};
+use super::socket::Ear;
 use super::transport::ByteStream;
 use crate::limits::CLOSE_GRACE;
 
@@ -25,6 +26,8 @@ pub(super) const PRIORITY_BACKLOG: i32 = 0;
 pub(super) struct Channel {
     pub(super) reader: ControlReader,
     pub(super) writer: ControlWriter,
+    /// Says when the connection's socket is listened to.
+    pub(super) ear: Ear,
     link: OpenLink,
 }
 
@@ -57,7 +60,7 @@ pub(super) enum SlotWriter {
 impl Channel {
     pub(super) async fn open(link: Link) -> Result<Channel, String> {
         match link {
-            Link::Quic(connection) => {
+            Link::Quic(connection, ear) => {
                 let (writer, reader) = connection.open_bi().await.map_err(|e| e.to_string())?;
                 writer
                     .set_priority(PRIORITY_CONTROL)
@@ -65,6 +68,7 @@ impl Channel {
                 Ok(Channel {
                     reader: ControlReader::Quic(reader),
                     writer: ControlWriter::Quic(writer),
+                    ear,
                     link: OpenLink::Quic(connection),
                 })
             }
@@ -74,6 +78,7 @@ impl Channel {
                 Ok(Channel {
                     reader: ControlReader::Tcp(MuxReader::new(read)),
                     writer: ControlWriter::Tcp(mux.control()),
+                    ear: Ear::default(),
                     link: OpenLink::Tcp {
                         mux,
                         writing: tokio::spawn(queues.write_to(write)),
@@ -99,6 +104,7 @@ impl Channel {
 
     /// Sees what was written off, for a moment, and closes.
     pub(super) async fn close(self) {
+        self.ear.listen();
         drop(self.reader);
         match (self.link, self.writer) {
             (OpenLink::Quic(connection), ControlWriter::Quic(mut control)) => {

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::socket::{Ear, RestingSocket};
 use super::timer::QuietRuntime;
 use crate::limits::UDP_BUFFER_BYTES;
 
@@ -29,7 +30,8 @@ pub trait Transport: Send + Sync {
     fn resolve<'a>(&'a self, host_port: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
     /// A QUIC endpoint that can reach `to`, on a socket of its own: a socket that went bad (the
     /// interface is gone) is replaced with the next connection.
-    fn quic(&self, to: SocketAddr) -> io::Result<Endpoint>;
+    /// The ear is its socket's, where that can rest.
+    fn quic(&self, to: SocketAddr) -> io::Result<(Endpoint, Ear)>;
     /// Changes QUIC's parameters where this network needs others.
     fn tune(&self, _parameters: &mut quinn::TransportConfig) {}
     /// A TCP connection.
@@ -45,7 +47,7 @@ impl Transport for SystemTransport {
         Box::pin(async move { Ok(tokio::net::lookup_host(host_port).await?.collect()) })
     }
 
-    fn quic(&self, to: SocketAddr) -> io::Result<Endpoint> {
+    fn quic(&self, to: SocketAddr) -> io::Result<(Endpoint, Ear)> {
         let any: SocketAddr = match to {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -57,7 +59,15 @@ impl Transport for SystemTransport {
         socket.set_send_buffer_size(UDP_BUFFER_BYTES)?;
         socket.bind(&any.into())?;
         let config = EndpointConfig::default();
-        Endpoint::new(config, None, socket.into(), Arc::new(QuietRuntime))
+        let ear = Ear::default();
+        let socket = Arc::new(RestingSocket::new(socket.into(), ear.clone())?);
+        let endpoint = Endpoint::new_with_abstract_socket(
+            config,
+            None,
+            socket,
+            Arc::new(QuietRuntime { ear: ear.clone() }),
+        )?;
+        Ok((endpoint, ear))
     }
 
     fn tcp(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
