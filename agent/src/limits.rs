@@ -182,6 +182,17 @@ pub const SYNC_BUSY_BYTES: u64 = 128 * 1024;
 /// The rest after a large fsync.
 pub const SYNC_REST: Duration = Duration::from_millis(10);
 
+/// Who appends no more than this in a turn makes it durable himself: a larger fsync may run beside the next
+/// reading.
+pub const APPENDER_SYNC_BYTES_MAX: usize = 32 * 1024;
+
+/// An fsync of the data thread that takes longer shows that the disk is not to be waited for: a fifth of the
+/// time between two batches.
+pub const APPENDER_SYNC_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// How long the data thread then leaves fsyncs to the sync thread.
+pub const APPENDER_SYNC_PAUSE: Duration = Duration::from_secs(10);
+
 /// QUIC: what an aggregator may send unread: acknowledgements, a few bytes each.
 pub const QUIC_RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
 

@@ -206,6 +206,11 @@ impl Pipeline {
             .collect()
     }
 
+    /// Whether batches follow each other at a pace, and there is nothing to do between them.
+    pub fn is_paced(&self) -> bool {
+        self.flow.deaf_until.is_some()
+    }
+
     /// How long events can wait after a turn, while records gather or soon will: what comes before they
     /// are cut is taken by that turn, one wake-up for all. `None`: nothing gathers.
     pub fn deaf_for(&self) -> Option<Duration> {

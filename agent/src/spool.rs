@@ -3,7 +3,8 @@
 //!
 //! [`Spool`] is a handle for three users. The data thread [`append`](Spool::append)s batches; the sync
 //! thread calls [`sync_turn`](Spool::sync_turn) in a loop, which is a continuous group commit: while
-//! one fsync runs the next batches gather; the producer [`read`](Spool::read)s and
+//! one fsync runs the next batches gather; small batches that come now and then are fsynced by the data
+//! thread ([`sync_appended`](Spool::sync_appended)), for whom nobody need be woken; the producer [`read`](Spool::read)s and
 //! [`acknowledge`](Spool::acknowledge)s. No call blocks for longer than a file operation.
 //!
 //! Invariants:
@@ -46,8 +47,8 @@ use tokio::sync::watch;
 
 use crate::ambient::{Clock, Random};
 use crate::limits::{
-    DISK_LOOK_EVERY_MS, DISK_PLENTY_BYTES, LINGER_DEFAULT, LINGER_MAX, SPOOL_RESERVE_BYTES,
-    SPOOL_RESERVE_SHARE,
+    APPENDER_SYNC_BYTES_MAX, DISK_LOOK_EVERY_MS, DISK_PLENTY_BYTES, LINGER_DEFAULT, LINGER_MAX,
+    SPOOL_RESERVE_BYTES, SPOOL_RESERVE_SHARE,
 };
 use meta::Meta;
 use partition::{Owner, Partition};
@@ -150,6 +151,10 @@ struct Inner {
     is_disk_short: AtomicBool,
     /// Something was acknowledged that is not saved.
     is_acknowledged_news: AtomicBool,
+    /// Who appends makes it durable.
+    appender_syncs: AtomicBool,
+    /// What was appended meanwhile and nobody was woken for.
+    appended_bytes: AtomicUsize,
     _lock: Lock,
 }
 
@@ -402,7 +407,7 @@ impl Spool {
             state.snapshot.bytes_written += batch_bytes;
             state.snapshot.noted |= is_noted;
             drop(state);
-            self.inner.signal.raise();
+            self.told_of(batch_bytes);
         }
         Ok(taken)
     }
@@ -578,6 +583,18 @@ impl Spool {
         drop(state);
         self.inner.changed.send_modify(|version| *version += 1);
         Ok(partition)
+    }
+
+    /// So much was appended: the sync thread is woken, unless it is little and made durable by who appends.
+    fn told_of(&self, bytes: u64) {
+        if self.inner.appender_syncs.load(SeqCst) {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let before = self.inner.appended_bytes.fetch_add(bytes, SeqCst);
+            if before.saturating_add(bytes) <= APPENDER_SYNC_BYTES_MAX {
+                return;
+            }
+        }
+        self.inner.signal.raise();
     }
 
     fn note_changed(&self) {

@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) storage: Arc<dyn Storage>,
     /// Whether an aggregator has told how many partitions there are.
     pub(crate) tell_partitions: bool,
+    /// The data thread makes durable what it appends.
+    pub(crate) appender_syncs: bool,
     /// A faulty disk under the spool, that is started again with this seed when it is off.
     pub(crate) revive: Option<(FaultyDisk, u64)>,
     /// The system calls of the source, which tests have fail.
@@ -128,6 +130,7 @@ impl World {
             as_nobody: false,
             storage,
             tell_partitions: true,
+            appender_syncs: false,
             revive: None,
             #[cfg(test)]
             calls: Calls::default(),
@@ -331,7 +334,10 @@ impl World {
         self.start();
         let now = self.now();
         let agent = self.agent.as_mut().unwrap();
-        agent.pipeline.turn(now)
+        agent.spool.set_appender_syncs(self.appender_syncs);
+        let next = agent.pipeline.turn(now);
+        agent.spool.sync_appended();
+        next
     }
 
     pub(crate) fn pass(&self, time: Duration) {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use crate::ambient::{Clock, Now};
+use crate::limits::{APPENDER_SYNC_PAUSE, APPENDER_SYNC_TIME_MAX};
 use crate::sources::Next;
 
 /// Ends the data thread's sleep. Clones wake the same thread.
@@ -100,8 +101,12 @@ fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
         monotonic: started.elapsed(),
         wall: clock(),
     };
+    let mut own_sync = OwnSync::default();
     while !waker.is_stopped() {
-        match pipeline.turn(now()) {
+        own_sync.begin(&pipeline, started.elapsed());
+        let next = pipeline.turn(now());
+        own_sync.end(&pipeline, started);
+        match next {
             Next::Now => {}
             Next::At(at) => {
                 let pause = at.saturating_sub(started.elapsed());
@@ -111,6 +116,7 @@ fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
             }
         }
     }
+    pipeline.spool().set_appender_syncs(false);
     // What does not fit now is read again from its files at the next start.
     if !pipeline.flush(now()) {
         tracing::warn!(
@@ -118,6 +124,33 @@ fn run(mut pipeline: Pipeline, waker: &Waker, clock: &Clock) -> Pipeline {
         );
     }
     pipeline
+}
+
+/// The data thread's own fsyncs. While batches are small and follow each other at a pace, it has nothing else
+/// to do meanwhile, and waking the sync thread costs a fifth of what such a batch costs the two. A disk that
+/// lets it wait once is left to the sync thread for a while.
+#[derive(Default)]
+struct OwnSync {
+    not_before: Duration,
+}
+
+impl OwnSync {
+    /// A turn begins.
+    fn begin(&self, pipeline: &Pipeline, now: Duration) {
+        let syncs = pipeline.is_paced() && now >= self.not_before;
+        pipeline.spool().set_appender_syncs(syncs);
+    }
+
+    /// It is over: what it appended is made durable.
+    fn end(&mut self, pipeline: &Pipeline, started: Instant) {
+        let began = started.elapsed();
+        if pipeline.spool().sync_appended() {
+            let over = started.elapsed();
+            if over > began + APPENDER_SYNC_TIME_MAX {
+                self.not_before = over + APPENDER_SYNC_PAUSE;
+            }
+        }
+    }
 }
 
 fn sleep(pipeline: &Pipeline, waker: &Waker, pause: Duration) {

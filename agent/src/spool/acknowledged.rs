@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
@@ -51,9 +52,17 @@ impl Saved {
 impl Spool {
     /// Whether there is news to save, and the last time was long enough ago.
     pub(super) fn are_acknowledgements_due(&self) -> bool {
-        let now = (self.inner.clock)().0;
-        let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
-        waited >= ACKNOWLEDGED_EVERY_MS && self.inner.is_acknowledged_news.load(SeqCst)
+        self.acknowledgements_due_in() == Some(Duration::ZERO)
+    }
+
+    /// When there is news to save, how long that has time.
+    pub(super) fn acknowledgements_due_in(&self) -> Option<Duration> {
+        let is_news = self.inner.is_acknowledged_news.load(SeqCst);
+        is_news.then(|| {
+            let now = (self.inner.clock)().0;
+            let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
+            Duration::from_millis(ACKNOWLEDGED_EVERY_MS.saturating_sub(waited))
+        })
     }
 
     /// Saves these offsets; whether the disk took them. A failure is said and tried again.

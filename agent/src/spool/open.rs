@@ -109,6 +109,8 @@ impl Spool {
                 is_awaited: AtomicBool::new(false),
                 is_disk_short: AtomicBool::new(false),
                 is_acknowledged_news: AtomicBool::new(false),
+                appender_syncs: AtomicBool::new(false),
+                appended_bytes: AtomicUsize::new(0),
                 _lock: lock,
             }),
         };

@@ -14,6 +14,7 @@
 //! ```
 //! A field is a u32 length and bytes; integers are big-endian.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use commitlog::id::{Offset, TopicPartition};
@@ -72,13 +73,18 @@ impl Table {
             self.positions.remove(&id);
             return;
         }
-        if let Some(known) = self.positions.get(&id) {
-            let known = &known.position;
-            if known.key == placed.position.key && known.offset > placed.position.offset {
-                return;
+        match self.positions.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(placed);
+            }
+            Entry::Occupied(mut known) => {
+                let position = &known.get().position;
+                if position.key != placed.position.key || position.offset <= placed.position.offset
+                {
+                    known.insert(placed);
+                }
             }
         }
-        self.positions.insert(id, placed);
     }
 }
 

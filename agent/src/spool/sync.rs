@@ -16,7 +16,9 @@ use commitlog::storage::write_atomically;
 
 use super::partition::{ActiveSegment, Partition};
 use super::{Spool, acknowledged, lock, open, positions};
-use crate::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS};
+use crate::limits::{
+    APPENDER_SYNC_BYTES_MAX, SNAPSHOT_EVERY_BYTES, SNAPSHOT_NOTES_MS, TRIM_EVERY_MS,
+};
 
 /// When the sync thread comes back without being woken, while something is waiting for its time.
 const RECHECK: Duration = Duration::from_millis(100);
@@ -113,11 +115,33 @@ impl Spool {
         let waiting = synced.failed
             || self.state().snapshot.noted
             || self.is_full()
-            || self.inner.is_acknowledged_news.load(SeqCst)
             || partitions.values().any(|partition| {
                 partition.trimmable().disk_bytes > self.inner.config.segment_bytes
             });
-        SyncTurn::Idle(waiting.then_some(RECHECK))
+        let recheck = waiting.then_some(RECHECK);
+        SyncTurn::Idle(recheck.or_else(|| self.acknowledgements_due_in()))
+    }
+
+    /// Whether who appends makes it durable, by [`sync_appended`](Self::sync_appended) after each turn.
+    pub fn set_appender_syncs(&self, syncs: bool) {
+        self.inner.appender_syncs.store(syncs, SeqCst);
+    }
+
+    /// Makes durable what was appended and the sync thread was not woken for; whether that was anything.
+    /// The rest of a sync turn has time until the sync thread's next one, which also sees to what failed.
+    pub fn sync_appended(&self) -> bool {
+        let bytes = self.inner.appended_bytes.swap(0, SeqCst);
+        if bytes == 0 || bytes > APPENDER_SYNC_BYTES_MAX {
+            return false;
+        }
+        let partitions = self.all_partitions();
+        let synced = self.sync_all(&partitions);
+        let mut ranges = partitions.values().map(|partition| partition.range());
+        // An fsync of the sync thread may have been under way, without the last of it.
+        if synced.failed || ranges.any(|range| range.durable_end < range.end) {
+            self.inner.signal.raise();
+        }
+        true
     }
 
     /// Blocks until there is something to sync, or for `timeout`. For the sync thread alone.

@@ -13,6 +13,7 @@ use commitlog::storage::disk::Disk;
 use commitlog::storage::faulty::{Fault, FaultyDisk};
 
 use super::{Hints, Spool, SpoolRange, SyncTurn, Taken, offset_near};
+use crate::limits::APPENDER_SYNC_BYTES_MAX;
 use crate::testing::{World, records};
 
 fn logs(partition: u32) -> TopicPartition {
@@ -259,12 +260,22 @@ fn a_full_disk_stops_reading_and_goes_on_by_itself() {
     assert_eq!(world.lines_of("a.log"), ["one", "two", "three"]);
 }
 
+/// Who makes batches durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Syncs {
+    Thread,
+    Appender,
+}
+
+const ALL_SYNCS: [Syncs; 2] = [Syncs::Thread, Syncs::Appender];
+
 /// One run of a small agent, with whatever `break_it` does to the disk before it. Every line must be in
 /// the spool in the end, once and in order, over restarts with these seeds.
-fn survives(break_it: impl FnOnce(&FaultyDisk), seeds: [u64; 2], what: &str) -> u64 {
+fn survives(syncs: Syncs, break_it: impl FnOnce(&FaultyDisk), seeds: [u64; 2], what: &str) -> u64 {
     let disk = FaultyDisk::new();
     break_it(&disk);
     let mut world = World::on(Arc::new(disk.clone()));
+    world.appender_syncs = syncs == Syncs::Appender;
     world.revive = Some((disk.clone(), seeds[0]));
     let mut expected = Vec::new();
     for round in 0..6 {
@@ -290,53 +301,119 @@ fn survives(break_it: impl FnOnce(&FaultyDisk), seeds: [u64; 2], what: &str) -> 
         world.revive(seeds[1]);
     }
     let lines = world.lines_of("a.log");
-    assert_eq!(lines, expected, "{what}, seeds {seeds:?}");
+    assert_eq!(lines, expected, "{what}, {syncs:?}, seeds {seeds:?}");
     disk.calls()
 }
 
 #[test]
 fn i16_a_power_cut_at_any_call_loses_and_doubles_nothing() {
-    let calls = survives(|_| {}, [0, 0], "no fault");
-    for call in 0..calls {
-        for seed in 0..2 {
-            let seeds = [call * 31 + seed, call * 17 + seed];
-            survives(
-                |disk| disk.plan(call, Fault::PowerCut),
-                seeds,
-                &format!("power cut at {call}"),
-            );
+    for syncs in ALL_SYNCS {
+        let calls = survives(syncs, |_| {}, [0, 0], "no fault");
+        for call in 0..calls {
+            for seed in 0..2 {
+                let seeds = [call * 31 + seed, call * 17 + seed];
+                survives(
+                    syncs,
+                    |disk| disk.plan(call, Fault::PowerCut),
+                    seeds,
+                    &format!("power cut at {call}"),
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_failed_or_short_write_or_fsync_at_any_call_loses_and_doubles_nothing() {
-    let calls = survives(|_| {}, [0, 0], "no fault");
-    for call in 0..calls {
-        for fault in [Fault::Io, Fault::Full, Fault::Short] {
-            survives(
-                |disk| disk.plan(call, fault),
-                [call, call],
-                &format!("{fault:?} at {call}"),
-            );
+    for syncs in ALL_SYNCS {
+        let calls = survives(syncs, |_| {}, [0, 0], "no fault");
+        for call in 0..calls {
+            for fault in [Fault::Io, Fault::Full, Fault::Short] {
+                survives(
+                    syncs,
+                    |disk| disk.plan(call, fault),
+                    [call, call],
+                    &format!("{fault:?} at {call}"),
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_power_cut_after_a_failed_fsync_loses_and_doubles_nothing() {
-    let calls = survives(|_| {}, [0, 0], "no fault");
-    for call in 0..calls {
-        let break_it = |disk: &FaultyDisk| {
-            disk.plan(call, Fault::Io);
-            disk.plan(call + 3 + call % 5, Fault::PowerCut);
-        };
-        survives(
-            break_it,
-            [call, call + 1],
-            &format!("fault and power cut from {call}"),
-        );
+    for syncs in ALL_SYNCS {
+        let calls = survives(syncs, |_| {}, [0, 0], "no fault");
+        for call in 0..calls {
+            let break_it = |disk: &FaultyDisk| {
+                disk.plan(call, Fault::Io);
+                disk.plan(call + 3 + call % 5, Fault::PowerCut);
+            };
+            survives(
+                syncs,
+                break_it,
+                [call, call + 1],
+                &format!("fault and power cut from {call}"),
+            );
+        }
     }
+}
+
+/// Whether the sync thread would come out of its sleep at once.
+fn is_raised(spool: &Spool) -> bool {
+    std::mem::take(&mut *super::lock(&spool.inner.signal.raised))
+}
+
+#[test]
+fn what_the_appender_makes_durable_wakes_nobody() {
+    let world = World::new();
+    let spool = world.open_spool();
+    let to = logs(0);
+    spool.set_appender_syncs(true);
+    spool.next_producer(&to).unwrap();
+    is_raised(&spool);
+    assert_eq!(append(&spool, &to, b"one"), Taken::Yes);
+    assert_eq!(append(&spool, &to, b"two"), Taken::Yes);
+    assert!(!is_raised(&spool));
+    assert!(spool.sync_appended());
+    assert_eq!(spool.read(&to, Offset::ZERO, 1 << 20).unwrap().len(), 2);
+    assert!(!spool.sync_appended());
+    assert!(!is_raised(&spool));
+}
+
+#[test]
+fn much_that_is_appended_in_one_turn_is_left_to_the_sync_thread() {
+    let world = World::new();
+    let spool = world.open_spool();
+    let to = logs(0);
+    spool.set_appender_syncs(true);
+    let value = bounds::noise(1, APPENDER_SYNC_BYTES_MAX / 2);
+    for raised in [false, true, true] {
+        assert_eq!(append(&spool, &to, &value), Taken::Yes);
+        assert_eq!(is_raised(&spool), raised);
+    }
+    assert!(!spool.sync_appended());
+    sync(&spool);
+    assert_eq!(append(&spool, &to, b"little"), Taken::Yes);
+    assert!(spool.sync_appended());
+    assert_eq!(spool.range(&to).durable_end, Offset::new(4).unwrap());
+}
+
+#[test]
+fn an_fsync_of_the_appender_that_fails_is_tried_again_by_the_sync_thread() {
+    let disk = FaultyDisk::new();
+    let world = World::on(Arc::new(disk.clone()));
+    let spool = world.open_spool();
+    let to = logs(0);
+    spool.set_appender_syncs(true);
+    assert_eq!(append(&spool, &to, b"one"), Taken::Yes);
+    is_raised(&spool);
+    disk.plan(disk.calls(), Fault::Io);
+    assert!(spool.sync_appended());
+    assert_eq!(spool.range(&to).durable_end, Offset::ZERO);
+    assert!(is_raised(&spool));
+    sync(&spool);
+    assert_eq!(spool.range(&to).durable_end, Offset::new(1).unwrap());
 }
 
 #[test]

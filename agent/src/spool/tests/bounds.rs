@@ -21,7 +21,7 @@ fn offset(value: i64) -> Offset {
 }
 
 /// Bytes that do not compress.
-fn noise(seed: u32, length: u32) -> Vec<u8> {
+pub(super) fn noise(seed: u32, length: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     let mut next = || {
         state = state
