@@ -38,6 +38,8 @@ pub struct Totals {
     pub unread_bytes: u64,
     /// Files that it holds open.
     pub open_files: u64,
+    /// Files that it follows.
+    pub files: u64,
 }
 
 /// One file of a source: a life of an inode, or a path that is not read.

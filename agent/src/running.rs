@@ -22,7 +22,7 @@ use crate::control::{self, Control};
 use crate::identity::ClientIdentity;
 use crate::limits::{
     FILES_DETACHED_MAX, FILES_RESERVE, SPOOL_SEGMENT_BYTES, SPOOL_SEGMENTS_MIN, STATUS_EVERY,
-    SYNC_BUSY_BYTES, SYNC_REST,
+    SYNC_BUSY_BYTES, SYNC_REST, UNREAD_EVERY_MAX, UNREAD_PER_FILE,
 };
 use crate::pipeline::Pipeline;
 use crate::pipeline::requests::Requests;
@@ -245,14 +245,19 @@ impl Running {
     }
 }
 
-/// Keeps the sum of what the sources have before them, as often as it is told to the aggregator.
+/// Keeps the sum of what the sources have before them, as often as it is told to the aggregator, and less
+/// often where many files are to be summed up.
 async fn watch_unread(requests: Requests, stats: Arc<Stats>) {
     loop {
+        let mut pause = STATUS_EVERY;
         if let Some(totals) = requests.totals().await {
             let unread = totals.iter().map(|(_, totals)| totals.unread_bytes);
             stats.set_unread_bytes(unread.sum());
+            let files: u64 = totals.iter().map(|(_, totals)| totals.files).sum();
+            let files = u32::try_from(files).unwrap_or(u32::MAX);
+            pause = pause.max(UNREAD_PER_FILE.saturating_mul(files).min(UNREAD_EVERY_MAX));
         }
-        tokio::time::sleep(STATUS_EVERY).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -18,7 +18,7 @@
 //!   so that a disk that fails an fsync costs none.
 //!
 //! On disk, in `data_dir`: `lock`, and in `spool/` the partition directories, `spool.meta`,
-//! `acknowledged`, `positions.0` and `positions.1`.
+//! `acknowledged`, `acknowledged.recent`, `positions.0` and `positions.1`.
 
 mod acknowledged;
 mod codec;
@@ -477,14 +477,15 @@ impl Spool {
 
     /// The positions of all files that are known.
     pub fn positions(&self) -> Vec<Placed> {
-        self.table().positions.values().cloned().collect()
+        let table = self.table();
+        table.positions.values().map(|it| (**it).clone()).collect()
     }
 
     /// Takes positions that no record carries: a file that begins at its end, a copy that was found.
     /// They are durable with the next snapshot, about a second later, or see [`Spool::save_notes`].
     pub fn note(&self, placed: Placed) {
         let id = (placed.position.lineage, placed.position.epoch);
-        self.table().positions.insert(id, placed);
+        self.table().positions.insert(id, Box::new(placed));
         self.note_changed();
     }
 

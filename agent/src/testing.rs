@@ -357,7 +357,7 @@ impl World {
             let now = self.now().monotonic;
             let agent = self.agent.as_ref().unwrap();
             let patience = match agent.pipeline.deaf_for() {
-                Some(_) => LINGER_SHARED_MAX + Duration::from_millis(5),
+                Some(_) => LINGER_SHARED_MAX + Duration::from_millis(3),
                 None => Duration::from_millis(5),
             };
             let soon = match due {

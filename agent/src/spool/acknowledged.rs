@@ -3,8 +3,12 @@
 //!
 //! A log's own start moves by whole segments. Without this file a spool that was killed would send the
 //! acknowledged part of its first segment again, and an aggregator that never met it would append that a
-//! second time. The file lags by [`ACKNOWLEDGED_EVERY_MS`](crate::limits::ACKNOWLEDGED_EVERY_MS) at most
-//! while the disk works; where it is missing or damaged, the logs' starts hold.
+//! second time. Who is killed keeps what the kernel has, so nothing waits for the disk most of the time:
+//! every [`ACKNOWLEDGED_EVERY_MS`](crate::limits::ACKNOWLEDGED_EVERY_MS) the same bytes go to
+//! `acknowledged.recent`, which is written in place, and every
+//! [`ACKNOWLEDGED_SYNC_EVERY_MS`](crate::limits::ACKNOWLEDGED_SYNC_EVERY_MS) to `acknowledged`, durably,
+//! and the recent one is removed. Whichever is further holds. A recent one that is damaged was torn by a
+//! power cut; where `acknowledged` is missing or damaged, the logs' starts hold.
 //!
 //! ```text
 //! "WEIRACK1" | partitions u32, each: name (field), offset i64 | CRC32C u32
@@ -12,17 +16,18 @@
 //! A field is a u32 length and bytes; integers are big-endian.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use commitlog::id::{Offset, TopicPartition};
-use commitlog::storage::write_atomically;
+use commitlog::storage::{File, OpenMode, write_all_at, write_atomically};
 
 use super::codec::{Input, put_field, sealed, unseal};
 use super::partition::Partition;
 use super::{Spool, open};
-use crate::limits::ACKNOWLEDGED_EVERY_MS;
+use crate::limits::{ACKNOWLEDGED_EVERY_MS, ACKNOWLEDGED_SYNC_EVERY_MS};
 
 const MAGIC: &[u8; 8] = b"WEIRACK1";
 
@@ -30,10 +35,12 @@ const MAGIC: &[u8; 8] = b"WEIRACK1";
 pub(crate) type Acknowledged = BTreeMap<TopicPartition, Offset>;
 
 /// What the file holds, and when it was written.
-#[derive(Debug)]
 pub(crate) struct Saved {
     pub(crate) offsets: Acknowledged,
     pub(crate) written_at_ms: i64,
+    pub(crate) synced_at_ms: i64,
+    /// The one that is written in place, while there is one.
+    pub(crate) recent: Option<Arc<dyn File>>,
     /// Why it could not be written last, so that it is said once.
     pub(crate) failure: Option<String>,
 }
@@ -44,6 +51,8 @@ impl Saved {
         Saved {
             offsets,
             written_at_ms: 0,
+            synced_at_ms: 0,
+            recent: None,
             failure: None,
         }
     }
@@ -55,27 +64,37 @@ impl Spool {
         self.acknowledgements_due_in() == Some(Duration::ZERO)
     }
 
-    /// When there is news to save, how long that has time.
+    /// When there is something to save, how long that has time.
     pub(super) fn acknowledgements_due_in(&self) -> Option<Duration> {
         let is_news = self.inner.is_acknowledged_news.load(SeqCst);
-        is_news.then(|| {
-            let now = (self.inner.clock)().0;
-            let waited = (now - self.state().saved.written_at_ms).unsigned_abs();
-            Duration::from_millis(ACKNOWLEDGED_EVERY_MS.saturating_sub(waited))
-        })
+        let now = (self.inner.clock)().0;
+        let state = self.state();
+        let left = |since: i64, every: u64| every.saturating_sub((now - since).unsigned_abs());
+        let news = is_news.then(|| left(state.saved.written_at_ms, ACKNOWLEDGED_EVERY_MS));
+        let is_recent = state.saved.recent.is_some();
+        let recent = is_recent.then(|| left(state.saved.synced_at_ms, ACKNOWLEDGED_SYNC_EVERY_MS));
+        let soonest = news.into_iter().chain(recent).min();
+        soonest.map(Duration::from_millis)
     }
 
-    /// Saves these offsets; whether the disk took them. A failure is said and tried again.
-    pub(super) fn save_acknowledged(&self, offsets: Acknowledged) -> bool {
+    /// Saves these offsets; whether anybody could tell them after a kill. A failure is said and tried again.
+    pub(super) fn save_acknowledged(&self, offsets: Acknowledged, keep: Keep) -> bool {
         self.inner.is_acknowledged_news.store(false, SeqCst);
         if of_all(&self.all_partitions()) != offsets {
             // What came since they were taken waits for the next time.
             self.inner.is_acknowledged_news.store(true, SeqCst);
         }
-        let path = self.inner.dir.join(open::ACKNOWLEDGED);
-        let written = write_atomically(&*self.inner.storage, &path, &encode(&offsets));
+        let now = (self.inner.clock)().0;
+        let waited = (now - self.state().saved.synced_at_ms).unsigned_abs();
+        let bytes = encode(&offsets);
+        let written = if keep == Keep::Always || waited >= ACKNOWLEDGED_SYNC_EVERY_MS {
+            self.write_acknowledged(&bytes)
+                .inspect(|()| self.state().saved.synced_at_ms = now)
+        } else {
+            self.write_recent(&bytes)
+        };
         let mut state = self.state();
-        state.saved.written_at_ms = (self.inner.clock)().0;
+        state.saved.written_at_ms = now;
         match written {
             Ok(()) => {
                 state.saved.offsets = offsets;
@@ -86,13 +105,60 @@ impl Spool {
                 self.inner.is_acknowledged_news.store(true, SeqCst);
                 let failure = Some(error.to_string());
                 if state.saved.failure != failure {
-                    tracing::warn!(path = %path.display(), %error, "acknowledgements are not saved");
+                    let dir = self.inner.dir.display();
+                    tracing::warn!(%dir, %error, "acknowledgements are not saved");
                 }
                 state.saved.failure = failure;
                 false
             }
         }
     }
+
+    /// For power cuts.
+    fn write_acknowledged(&self, bytes: &[u8]) -> io::Result<()> {
+        let storage = &*self.inner.storage;
+        self.state().saved.recent = None;
+        match storage.remove(&self.inner.dir.join(open::ACKNOWLEDGED_RECENT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        write_atomically(storage, &self.inner.dir.join(open::ACKNOWLEDGED), bytes)
+    }
+
+    /// For kills.
+    fn write_recent(&self, bytes: &[u8]) -> io::Result<()> {
+        let held = self.state().saved.recent.clone();
+        let file = if let Some(file) = held {
+            file
+        } else {
+            let path = self.inner.dir.join(open::ACKNOWLEDGED_RECENT);
+            self.inner.storage.open(&path, OpenMode::Write)?
+        };
+        if file.bytes()? > bytes.len() as u64 {
+            file.truncate(0)?;
+        }
+        write_all_at(&*file, bytes, 0)?;
+        self.state().saved.recent = Some(file);
+        Ok(())
+    }
+}
+
+/// What saved offsets are to outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// A kill; now and then also a power cut.
+    Usual,
+    /// A power cut.
+    Always,
+}
+
+/// The further of two, for each partition.
+pub(super) fn furthest(mut one: Acknowledged, other: Acknowledged) -> Acknowledged {
+    for (name, offset) in other {
+        let held = one.entry(name).or_insert(offset);
+        *held = (*held).max(offset);
+    }
+    one
 }
 
 /// What is acknowledged of each partition now.

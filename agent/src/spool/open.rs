@@ -17,7 +17,7 @@ use model::header;
 use model::position::Position;
 use tokio::sync::watch;
 
-use super::acknowledged::{self, Acknowledged, Saved};
+use super::acknowledged::{self, Acknowledged, Keep, Saved};
 use super::meta::Meta;
 use super::partition::{Partition, Place};
 use super::positions::{self, Placed, Snapshot, Table};
@@ -30,6 +30,7 @@ use crate::limits::{
 
 pub(crate) const META: &str = "spool.meta";
 pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
+pub(crate) const ACKNOWLEDGED_RECENT: &str = "acknowledged.recent";
 pub(crate) const SNAPSHOTS: [&str; 2] = ["positions.0", "positions.1"];
 const LOCK: &str = "lock";
 pub(crate) const DIR: &str = "spool";
@@ -131,7 +132,7 @@ impl Spool {
             partition.is_none_or(|partition| partition.acknowledged() < *offset)
         };
         if acknowledged.iter().any(is_past)
-            && !self.save_acknowledged(acknowledged::of_all(&self.all_partitions()))
+            && !self.save_acknowledged(acknowledged::of_all(&self.all_partitions()), Keep::Always)
         {
             return Err(Error::new(
                 ErrorKind::Retry,
@@ -209,18 +210,24 @@ impl Logs<'_> {
 
 /// What aggregators acknowledged, as far as it is known. Where it is not, it is sent again.
 fn load_acknowledged(storage: &dyn Storage, dir: &Path, report: &mut SpoolReport) -> Acknowledged {
-    let path = dir.join(ACKNOWLEDGED);
-    let bytes = read_if_there(storage, &path, ACKNOWLEDGED_BYTES_MAX, report);
-    let Some(bytes) = bytes else {
-        return Acknowledged::new();
+    let mut read = |name| {
+        let bytes = read_if_there(storage, &dir.join(name), ACKNOWLEDGED_BYTES_MAX, report);
+        bytes.map(|bytes| acknowledged::decode(&bytes))
     };
-    acknowledged::decode(&bytes).unwrap_or_else(|| {
-        report.repairs.push(format!(
-            "{} is damaged; what an aggregator may already have is offered again",
-            path.display()
-        ));
-        Acknowledged::new()
-    })
+    // A power cut may have torn it.
+    let recent = read(ACKNOWLEDGED_RECENT).flatten().unwrap_or_default();
+    let saved = match read(ACKNOWLEDGED) {
+        Some(Some(saved)) => saved,
+        None => Acknowledged::new(),
+        Some(None) => {
+            report.repairs.push(format!(
+                "{} is damaged; what an aggregator may already have is offered again",
+                dir.join(ACKNOWLEDGED).display()
+            ));
+            Acknowledged::new()
+        }
+    };
+    acknowledged::furthest(saved, recent)
 }
 
 /// The newest snapshot that is whole.

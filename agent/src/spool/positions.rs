@@ -57,7 +57,8 @@ pub struct Loss {
 /// Everything that start-up must know of the sources.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
-    pub(crate) positions: BTreeMap<(LineageId, u32), Placed>,
+    /// Each by itself: a search passes the keys of 20,000 files, not their positions.
+    pub(crate) positions: BTreeMap<(LineageId, u32), Box<Placed>>,
     /// Sources that have started before: `start_at` no longer applies to them.
     pub(crate) sources: BTreeSet<String>,
     /// By source and reason.
@@ -75,13 +76,13 @@ impl Table {
         }
         match self.positions.entry(id) {
             Entry::Vacant(place) => {
-                place.insert(placed);
+                place.insert(Box::new(placed));
             }
             Entry::Occupied(mut known) => {
                 let position = &known.get().position;
                 if position.key != placed.position.key || position.offset <= placed.position.offset
                 {
-                    known.insert(placed);
+                    **known.get_mut() = placed;
                 }
             }
         }

@@ -55,7 +55,7 @@ pub fn stored(storage: &Arc<dyn Storage>, data_dir: &Path) -> Result<Stored> {
         })?;
     }
     Ok(Stored {
-        positions: table.positions.into_values().collect(),
+        positions: table.positions.into_values().map(|it| *it).collect(),
         salt: meta.map(|meta| meta.salt),
     })
 }

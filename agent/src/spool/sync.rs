@@ -14,6 +14,7 @@ use commitlog::error::{Error, Result};
 use commitlog::id::{Offset, TopicPartition};
 use commitlog::storage::write_atomically;
 
+use super::acknowledged::Keep;
 use super::partition::{ActiveSegment, Partition};
 use super::{Spool, acknowledged, lock, open, positions};
 use crate::limits::{
@@ -107,7 +108,8 @@ impl Spool {
         // What was skipped is gone only once its loss is saved.
         if !self.state().snapshot.is_urgent {
             worked |= self.trim(&partitions);
-            worked |= acknowledged.is_some_and(|offsets| self.save_acknowledged(offsets));
+            worked |=
+                acknowledged.is_some_and(|offsets| self.save_acknowledged(offsets, Keep::Usual));
         }
         if worked {
             return SyncTurn::Worked { bytes };
@@ -171,7 +173,7 @@ impl Spool {
             .as_ref()
             .is_some_and(|capture| !synced.failed && self.write_snapshot(capture, &partitions));
         if is_written || !capture.is_some_and(|capture| capture.is_urgent) {
-            self.save_acknowledged(acknowledged);
+            self.save_acknowledged(acknowledged, Keep::Always);
         }
         let mut closed = Ok(());
         for partition in partitions.values() {

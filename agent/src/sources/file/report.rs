@@ -72,11 +72,13 @@ impl FileSource {
         let waiting = Totals {
             unread_bytes: self.suspects.iter().map(Suspect::unread).sum(),
             open_files: others as u64,
+            files: self.lineages.len() as u64,
         };
         let epochs = self.lineages.iter().flatten().flat_map(|it| &it.epochs);
         epochs.fold(waiting, |sum, epoch| Totals {
             unread_bytes: sum.unread_bytes + epoch.size_seen.saturating_sub(epoch.offset),
             open_files: sum.open_files + u64::from(epoch.content.is_some()),
+            ..sum
         })
     }
 

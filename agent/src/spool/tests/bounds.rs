@@ -11,7 +11,7 @@ use commitlog::storage::Storage;
 use commitlog::storage::faulty::{Call, Fault, FaultyDisk};
 
 use super::{append, batch, logs, sync};
-use crate::limits::{ACKNOWLEDGED_EVERY_MS, DISK_PLENTY_BYTES};
+use crate::limits::{ACKNOWLEDGED_EVERY_MS, ACKNOWLEDGED_SYNC_EVERY_MS, DISK_PLENTY_BYTES};
 use crate::spool::partition::ActiveSegment;
 use crate::spool::{DiskLook, Spool, SyncTurn, Taken, positions::Loss};
 use crate::testing::{World, records};
@@ -114,6 +114,49 @@ fn what_was_acknowledged_is_not_sent_again_after_a_kill() {
 }
 
 #[test]
+fn what_was_acknowledged_outlives_a_kill_each_second_and_a_power_cut_each_ten() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    append_three(&spool, &to);
+    let start_after = |seed: Option<u64>| {
+        let copy = disk.snapshot();
+        match seed {
+            Some(seed) => copy.restart(seed),
+            None => copy.kill(),
+        }
+        let mut cut = World::on(Arc::new(copy));
+        cut.spool_config = world.spool_config.clone();
+        let start = cut.open_spool().range(&to).start;
+        // Also when it is opened once more.
+        assert_eq!(cut.open_spool().range(&to).start, start);
+        start
+    };
+    let every = Duration::from_millis(ACKNOWLEDGED_EVERY_MS);
+    spool.acknowledge(&to, offset(1));
+    let_pass(&world, &spool, every);
+    spool.acknowledge(&to, offset(2));
+    let_pass(&world, &spool, every);
+    assert_eq!(start_after(None), offset(2));
+    for seed in 0..20 {
+        let start = start_after(Some(seed));
+        assert!(
+            start == offset(1) || start == offset(2),
+            "seed {seed}: {start}"
+        );
+    }
+    spool.acknowledge(&to, offset(3));
+    let_pass(
+        &world,
+        &spool,
+        Duration::from_millis(ACKNOWLEDGED_SYNC_EVERY_MS),
+    );
+    for seed in 0..20 {
+        assert_eq!(start_after(Some(seed)), offset(3), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_spool_that_is_closed_remembers_all_that_was_acknowledged() {
     let (_disk, world) = small(1 << 20, 1 << 30);
     let spool = world.open_spool();
@@ -192,6 +235,32 @@ fn offsets_that_begin_anew_are_not_acknowledged() {
     drop(spool);
     let range = world.open_spool().range(&to);
     assert_eq!((range.start, range.durable_end), (Offset::ZERO, offset(2)));
+}
+
+#[test]
+fn what_was_saved_for_a_kill_does_not_outlive_its_partition() {
+    let (disk, world) = small(1 << 20, 1 << 30);
+    let spool = world.open_spool();
+    let to = logs(0);
+    append_three(&spool, &to);
+    for upto in 1..=2 {
+        spool.acknowledge(&to, offset(upto));
+        let_pass(&world, &spool, Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
+    }
+    let dir = spool.dir().to_owned();
+    disk.kill();
+    drop(spool);
+    remove_partition(&disk, &dir, &to);
+    let spool = world.open_spool();
+    append_three(&spool, &to);
+    for seed in 0..20 {
+        let copy = disk.snapshot();
+        copy.restart(seed);
+        let mut cut = World::on(Arc::new(copy));
+        cut.spool_config = world.spool_config.clone();
+        let range = cut.open_spool().range(&to);
+        assert_eq!((range.start, range.durable_end), (Offset::ZERO, offset(3)));
+    }
 }
 
 /// What goes with the last batch.
