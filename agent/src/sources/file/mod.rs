@@ -690,30 +690,6 @@ impl FileSource {
         }
         Next::At(at)
     }
-
-    /// Says once that a path cannot be read, and why.
-    fn say_unreadable(&mut self, path: &Path, error: &io::Error) {
-        let message = error.to_string();
-        if self.unreadable.get(path) != Some(&message) {
-            tracing::warn!(source = self.config.name, path = %path.display(), error = message,
-                "file cannot be read, trying again");
-            self.unreadable.insert(path.to_owned(), message);
-        }
-        self.say_counts();
-    }
-
-    fn say_counts(&self) {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let SourceTelemetry {
-            files,
-            files_unreadable,
-            directories,
-            ..
-        } = &self.telemetry;
-        files.set(number(self.lineages.iter().flatten().count()));
-        files_unreadable.set(number(self.unreadable.len()));
-        directories.set(number(self.directory_numbers.len()));
-    }
 }
 
 /// What reading a lineage once came to.

@@ -1,9 +1,10 @@
 //! What is told of the files when somebody asks: each life of each path, what it waits for, and what is
-//! not read.
+//! not read. And what is told by itself: files that cannot be read, and how many there are.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::FileSource;
 use super::content::Content;
@@ -13,6 +14,7 @@ use super::lineage::{Epoch, Life, Lineage};
 use crate::files::{FileState, SourceFiles, State, Totals};
 use crate::spool::Spool;
 use crate::spool::positions::Placed;
+use crate::telemetry::SourceTelemetry;
 
 impl FileSource {
     /// Everything that there is to tell. It is a list of all files, so it is made for who asked only.
@@ -80,6 +82,30 @@ impl FileSource {
             open_files: sum.open_files + u64::from(epoch.content.is_some()),
             ..sum
         })
+    }
+
+    /// Says once that a path cannot be read, and why.
+    pub(super) fn say_unreadable(&mut self, path: &Path, error: &io::Error) {
+        let message = error.to_string();
+        if self.unreadable.get(path) != Some(&message) {
+            tracing::warn!(source = self.config.name, path = %path.display(), error = message,
+                "file cannot be read, trying again");
+            self.unreadable.insert(path.to_owned(), message);
+        }
+        self.say_counts();
+    }
+
+    pub(super) fn say_counts(&self) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let SourceTelemetry {
+            files,
+            files_unreadable,
+            directories,
+            ..
+        } = &self.telemetry;
+        files.set(number(self.lineages.iter().flatten().count()));
+        files_unreadable.set(number(self.unreadable.len()));
+        directories.set(number(self.directory_numbers.len()));
     }
 
     fn report_lineage(&self, lineage: &Lineage, is_full: bool, files: &mut Vec<FileState>) {
