@@ -152,6 +152,27 @@ impl FileSource {
         }
     }
 
+    /// A compressed file that was there before the very first start is not to be read. That is noted now:
+    /// after a restart nobody would know it.
+    fn pass_over_compressed(
+        &mut self,
+        directory: usize,
+        name: &OsStr,
+        opened: Opened,
+        out: &mut Outlet<'_>,
+    ) {
+        let key = opened.key;
+        self.begin(directory, name, opened, out);
+        let Some(id) = self.known.get(&key).copied() else {
+            return;
+        };
+        if let Some(epoch) = self.epoch(id) {
+            epoch.finish(out.now());
+            epoch.content = None;
+            self.note(id, out);
+        }
+    }
+
     /// Whether a file that was never met has not changed for longer than is wanted. Clocks may differ, and
     /// be set: a file from the future is not old.
     pub(super) fn is_old(&self, file: &File, now: Now) -> bool {

@@ -16,7 +16,9 @@
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `likeness.rs` | files that begin as another one does |
-//! | `vetting.rs` | compressed files: whether they are whole, and whose copies |
+//! | `vetting.rs` | compressed files are looked through, one after the other |
+//! | `verdict.rs` | what becomes of them then: whether they are whole, and whose copies |
+//! | `decoding.rs` | compressed copies are read, one at a time |
 //! | `find.rs` | a file again of which a position is known |
 //! | `resume.rs` | where the last run left off |
 //! | `moved.rs` | files that go on under another inode |
@@ -38,6 +40,7 @@ mod compressed;
 mod content;
 mod copies;
 mod cutter;
+mod decoding;
 mod descriptors;
 mod directories;
 mod discovery;
@@ -58,6 +61,7 @@ mod renamed;
 mod report;
 mod resume;
 mod rotation;
+mod verdict;
 mod vetting;
 mod watch;
 
@@ -90,6 +94,7 @@ use crate::telemetry::SourceTelemetry;
 use audit::{Audit, Why};
 use calls::Calls;
 use copies::Suspect;
+use decoding::Decoding;
 use descriptors::Descriptors;
 use encoding::Encoding;
 use guard::Hasher;
@@ -190,6 +195,7 @@ pub struct FileSource {
     calls: Calls,
     suspects: Vec<Suspect>,
     vettings: Vettings,
+    decoding: Decoding,
     /// Lineages that may have something to read.
     ready: VecDeque<usize>,
     /// Paths to look at: directory and name.
@@ -284,6 +290,7 @@ impl FileSource {
             calls: Calls::default(),
             suspects: Vec::new(),
             vettings: Vettings::default(),
+            decoding: Decoding::default(),
             ready: VecDeque::new(),
             looks: BTreeSet::new(),
             moves: VecDeque::new(),

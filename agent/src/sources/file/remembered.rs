@@ -38,6 +38,37 @@ impl FileSource {
         self.tend_aside(out);
     }
 
+    /// Finished epochs whose files are gone are known by their compressed copies from now on.
+    fn take_over_copies(&mut self, out: &mut Outlet<'_>) {
+        let lineages = self.lineages.iter().flatten();
+        let aliased: HashSet<FileKey> = lineages.filter_map(|lineage| lineage.alias_of).collect();
+        let mut taken = Vec::new();
+        for (index, lineage) in self.lineages.iter_mut().enumerate() {
+            for epoch in lineage.iter_mut().flat_map(|it| &mut it.epochs) {
+                let is_gone = epoch.is_finished() && epoch.content.is_none();
+                if !is_gone || aliased.contains(&epoch.key) {
+                    continue;
+                }
+                let Some((key, codec, path)) = epoch.copy.take() else {
+                    continue;
+                };
+                let id = EpochId {
+                    lineage: index,
+                    number: epoch.number,
+                };
+                taken.push((id, std::mem::replace(&mut epoch.key, key)));
+                epoch.codec = codec;
+                epoch.place = Some(path);
+            }
+        }
+        for (id, old) in taken {
+            if self.known.get(&old) == Some(&id) {
+                self.known.remove(&old);
+            }
+            self.note(id, out);
+        }
+    }
+
     /// Nobody adds any more to the files that were finished a while ago.
     fn expect_no_more(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
