@@ -171,7 +171,7 @@ impl FileSource {
                 continue;
             }
             if self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
-                is_newer_unvetted |= self.vetted_for(id).contains(&opened.key);
+                is_newer_unvetted |= self.is_vetted_for(id, opened.key);
                 continue;
             }
             let likeness = self.likeness(id, sample, &opened);

@@ -402,13 +402,7 @@ impl FileSource {
         let hasher = self.reader.hasher();
         let id = hasher.lineage(&self.config.name, &bytes_of(&path));
         let lineage = Lineage::new(id, path, directory, name.to_owned());
-        let index = if let Some(free) = self.free_lineages.pop() {
-            self.lineages[free] = Some(lineage);
-            free
-        } else {
-            self.lineages.push(Some(lineage));
-            self.lineages.len() - 1
-        };
+        let index = self.lineages.add(lineage);
         self.directories[directory]
             .names
             .insert(name.to_owned(), index);
@@ -416,7 +410,7 @@ impl FileSource {
     }
 
     pub(super) fn remove_lineage(&mut self, index: usize) {
-        let Some(lineage) = self.lineages[index].take() else {
+        let Some(lineage) = self.lineages.remove(index) else {
             return;
         };
         self.unname(lineage.directory, &lineage.name, index);
@@ -429,7 +423,6 @@ impl FileSource {
         if lineage.queued {
             self.ready.retain(|&queued| queued != index);
         }
-        self.free_lineages.push(index);
     }
 
     /// A name does not stand for this lineage any more.

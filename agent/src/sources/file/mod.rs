@@ -9,6 +9,7 @@
 //! | `kernel.rs`, `guard.rs` | which inode a file is; salted hashes of its content |
 //! | `content.rs`, `compressed.rs` | what there is to read of a file |
 //! | `lineage.rs` | a path, and the lives of the inodes that it named |
+//! | `lineages.rs`, `related.rs` | all lineages, and their epochs by name |
 //! | `descriptors.rs` | which files stay open |
 //! | `directories.rs` | the directories that files are in |
 //! | `discovery.rs` | what the paths name now, and what that means |
@@ -16,7 +17,7 @@
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
 //! | `likeness.rs` | files that begin as another one does |
-//! | `vetting.rs` | compressed files are looked through, one after the other |
+//! | `vetting.rs`, `waiting.rs` | compressed files are looked through, one after the other |
 //! | `verdict.rs` | what becomes of them then: whether they are whole, and whose copies |
 //! | `decoding.rs` | compressed copies are read, one at a time |
 //! | `find.rs` | a file again of which a position is known |
@@ -51,11 +52,13 @@ mod holes;
 pub(crate) mod kernel;
 mod likeness;
 mod lineage;
+mod lineages;
 mod moved;
 pub mod multiline;
 pub(crate) mod pattern;
 mod reader;
 mod reconcile;
+mod related;
 mod remembered;
 mod renamed;
 mod report;
@@ -63,6 +66,7 @@ mod resume;
 mod rotation;
 mod verdict;
 mod vetting;
+mod waiting;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -99,6 +103,7 @@ use descriptors::Descriptors;
 use encoding::Encoding;
 use guard::Hasher;
 use lineage::{Lineage, Stream};
+use lineages::Lineages;
 use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
@@ -176,9 +181,7 @@ pub struct FileSource {
     /// Those in a directory, which is none of the source's perhaps.
     directories_below: HashMap<PathBuf, BTreeSet<usize>>,
     free_directories: Vec<usize>,
-    /// Lineages keep their place; an empty place is used again.
-    lineages: Vec<Option<Lineage>>,
-    free_lineages: Vec<usize>,
+    lineages: Lineages,
     /// Which lineage has the inode, and under which epoch.
     known: HashMap<FileKey, EpochId>,
     /// What was read of files that the patterns no longer mean, or that no source reads any more.
@@ -225,7 +228,7 @@ pub struct FileSource {
 }
 
 /// An epoch of a lineage of this source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct EpochId {
     lineage: usize,
     number: u32,
@@ -278,8 +281,7 @@ impl FileSource {
             directory_numbers: HashMap::new(),
             directories_below: HashMap::new(),
             free_directories: Vec::new(),
-            lineages: Vec::new(),
-            free_lineages: Vec::new(),
+            lineages: Lineages::default(),
             known: HashMap::new(),
             aside: HashMap::new(),
             inherited: HashMap::new(),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::discovery::is_absent;
+use super::lineage::Lineage;
 use super::pattern::Purpose;
 use super::{FileSource, Phase, StartAt};
 use crate::ambient::Now;
@@ -171,8 +172,9 @@ impl FileSource {
             "events were lost, looking everywhere"
         );
         self.passes.is_all_doubtful = true;
-        for lineage in self.lineages.iter_mut().flatten() {
-            if let Some(epoch) = lineage.named().filter(|epoch| epoch.content.is_none()) {
+        for index in 0..self.lineages.len() {
+            let named = self.lineages[index].as_mut().and_then(Lineage::named);
+            if let Some(epoch) = named.filter(|epoch| epoch.content.is_none()) {
                 epoch.is_stirred = true;
             }
         }

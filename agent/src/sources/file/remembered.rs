@@ -42,26 +42,20 @@ impl FileSource {
     fn take_over_copies(&mut self, out: &mut Outlet<'_>) {
         let lineages = self.lineages.iter().flatten();
         let aliased: HashSet<FileKey> = lineages.filter_map(|lineage| lineage.alias_of).collect();
-        let mut taken = Vec::new();
-        for (index, lineage) in self.lineages.iter_mut().enumerate() {
-            for epoch in lineage.iter_mut().flat_map(|it| &mut it.epochs) {
-                let is_gone = epoch.is_finished() && epoch.content.is_none();
-                if !is_gone || aliased.contains(&epoch.key) {
-                    continue;
-                }
-                let Some((key, codec, path)) = epoch.copy.take() else {
-                    continue;
-                };
-                let id = EpochId {
-                    lineage: index,
-                    number: epoch.number,
-                };
-                taken.push((id, std::mem::replace(&mut epoch.key, key)));
-                epoch.codec = codec;
-                epoch.place = Some(path);
-            }
-        }
-        for (id, old) in taken {
+        let is_taken_over = |epoch: &Epoch| {
+            let is_gone = epoch.is_finished() && epoch.content.is_none();
+            is_gone && epoch.copy.is_some() && !aliased.contains(&epoch.key)
+        };
+        for id in self.epochs_that(is_taken_over) {
+            let Some(epoch) = self.epoch(id) else {
+                continue;
+            };
+            let Some((key, codec, path)) = epoch.copy.take() else {
+                continue;
+            };
+            let old = std::mem::replace(&mut epoch.key, key);
+            epoch.codec = codec;
+            epoch.place = Some(path);
             if self.known.get(&old) == Some(&id) {
                 self.known.remove(&old);
             }
@@ -72,23 +66,31 @@ impl FileSource {
     /// Nobody adds any more to the files that were finished a while ago.
     fn expect_no_more(&mut self, out: &mut Outlet<'_>) {
         let now = out.now().monotonic;
-        let mut over = Vec::new();
-        for (index, lineage) in self.lineages.iter_mut().enumerate() {
-            for epoch in lineage.iter_mut().flat_map(|it| &mut it.epochs) {
-                if let Life::Finished(since) = epoch.life
-                    && now.saturating_sub(since) >= LATE
-                    && std::mem::take(&mut epoch.may_grow)
-                {
-                    over.push(EpochId {
-                        lineage: index,
-                        number: epoch.number,
-                    });
-                }
+        let is_over = |epoch: &Epoch| match epoch.life {
+            Life::Finished(since) => epoch.may_grow && now.saturating_sub(since) >= LATE,
+            _ => false,
+        };
+        for id in self.epochs_that(is_over) {
+            if let Some(epoch) = self.epoch(id) {
+                epoch.may_grow = false;
             }
-        }
-        for id in over {
             self.note(id, out);
         }
+    }
+
+    /// All epochs of which this holds.
+    pub(super) fn epochs_that(&self, is_one: impl Fn(&Epoch) -> bool) -> Vec<EpochId> {
+        let lineages = self.lineages.iter().enumerate();
+        let epochs = lineages.flat_map(|(lineage, held)| {
+            let epochs = held.iter().flat_map(|it| &it.epochs);
+            epochs.map(move |epoch| (lineage, epoch))
+        });
+        let found = epochs.filter(|(_, epoch)| is_one(epoch));
+        let ids = found.map(|(lineage, epoch)| EpochId {
+            lineage,
+            number: epoch.number,
+        });
+        ids.collect()
     }
 
     /// The epochs that are not to be remembered any more.

@@ -31,7 +31,9 @@ use super::discovery::is_absent;
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, Life, Lineage};
 use super::pattern::without_codec;
-use super::vetting::{Candidate, Looking, Match, Stamp, Waiting, is_of};
+use super::related::is_of;
+use super::vetting::{Candidate, Looking, Match};
+use super::waiting::{Stamp, Waiting};
 use super::{EpochId, FileSource};
 use crate::limits::COMPRESSED_QUIET;
 use crate::pipeline::Outlet;
@@ -42,6 +44,7 @@ impl FileSource {
         let Looking {
             mut file,
             mut content,
+            head,
             candidates,
         } = looking;
         let end = content.end().cloned();
@@ -60,6 +63,7 @@ impl FileSource {
                 let looked = Looking {
                     file,
                     content,
+                    head,
                     candidates,
                 };
                 return self.conclude_whole(looked, &last, out);
@@ -74,7 +78,7 @@ impl FileSource {
             }
             None => {}
         }
-        self.refuse(&file, &candidates);
+        self.refuse(&file, head.unwrap_or_default(), &candidates);
     }
 
     /// It is a whole stream, which ends with these bytes.
@@ -82,21 +86,23 @@ impl FileSource {
         let Looking {
             mut file,
             content,
+            head,
             candidates,
         } = looked;
+        let head = head.unwrap_or_default();
         let length = content.length();
         let best = candidates
             .iter()
             .filter(|it| it.state == Match::Both && self.is_proven(it, &file, length, last))
             .max_by_key(|it| (self.is_cut(it.id), it.sample.offset));
         if let Some(best) = best {
-            self.refuse(&file, &candidates);
+            self.refuse(&file, head, &candidates);
             return self.is_copy(best.id, &file, content, out);
         }
         let now = out.now().monotonic;
         let since = *file.doubted_at.get_or_insert(now);
         if now.saturating_sub(since) < COMPRESSED_QUIET
-            && let Some(lineage) = self.unseen_change(&file, &candidates)
+            && let Some(lineage) = self.unseen_change(&file, &head, &candidates)
         {
             self.queue(lineage);
             let again_at = now + COMPRESSED_QUIET / 4;
@@ -108,13 +114,13 @@ impl FileSource {
                 file.is_put_off = true;
                 return self.vettings.wait(file);
             }
-            self.refuse(&file, &candidates);
+            self.refuse(&file, head, &candidates);
             return self.is_copy(short.id, &file, content, out);
         }
         if self.is_meant(file.directory, &file.name) {
             return self.begin_compressed(&file, &content, out);
         }
-        self.refuse(&file, &candidates);
+        self.refuse(&file, head, &candidates);
     }
 
     /// Whether a file is as much of an epoch's as its guards say. Where the epoch has its bytes from
@@ -144,27 +150,36 @@ impl FileSource {
             && matches!(self.open(own), Err(error) if is_absent(&error))
     }
 
-    /// A lineage that the file may be of, with an epoch that the candidates do not have as it is by now:
-    /// its file was truncated, or begun, and the next read is going to notice.
-    fn unseen_change(&self, file: &Waiting, candidates: &[Candidate]) -> Option<usize> {
-        let is_changed = |index: usize, lineage: &Lineage, epoch: &Epoch| {
+    /// A lineage that the file may be of, with an epoch that the candidates do not have as it is by now: it
+    /// was seen to begin so since, or its file was truncated, or begun, and the next read is going to notice.
+    fn unseen_change(
+        &mut self,
+        file: &Waiting,
+        head: &[u8],
+        candidates: &[Candidate],
+    ) -> Option<usize> {
+        let present = self.candidates(&file.name, head);
+        let is_new = |it: &&Candidate| candidates.iter().all(|known| known.id != it.id);
+        if let Some(new) = present.iter().find(is_new) {
+            return Some(new.id.lineage);
+        }
+        let is_changed = |lineage: &Lineage, epoch: &Epoch| {
             let Some(own) = epoch.content.as_ref().and_then(Content::plain) else {
                 return false;
             };
-            let mut ids = candidates.iter().map(|it| it.id);
-            let is_candidate = ids.any(|it| it.lineage == index && it.number == epoch.number);
-            if is_candidate {
-                let is_same = self.reader.is_same(own, &lineage.position(epoch));
-                return matches!(is_same, Ok(false));
+            if epoch.head.bytes == 0 {
+                return own.metadata().is_ok_and(|it| it.len() > 0);
             }
-            own.metadata().is_ok_and(|it| it.len() > 0)
+            let is_same = self.reader.is_same(own, &lineage.position(epoch));
+            matches!(is_same, Ok(false))
         };
-        self.lineages.iter().enumerate().find_map(|(index, held)| {
-            let lineage = held.as_ref()?;
-            let mut epochs = lineage.epochs.iter();
-            epochs
-                .any(|it| is_of(&file.name, lineage, it) && is_changed(index, lineage, it))
-                .then_some(index)
+        let open = self.lineages.that_are_open(&file.name);
+        open.into_iter().find(|&index| {
+            let lineage = self.lineages[index].as_ref();
+            lineage.is_some_and(|lineage| {
+                let mut epochs = lineage.epochs.iter();
+                epochs.any(|it| is_of(&file.name, lineage, it) && is_changed(lineage, it))
+            })
         })
     }
 

@@ -4,11 +4,10 @@
 //! A file's name tells which paths it may be a rotation of; the guards of their epochs are compared in what
 //! it decompresses to. What follows from that is in [`verdict`](super::verdict).
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,8 +18,11 @@ use super::compressed::{Compressed, MAGIC_BYTES, codec_of};
 use super::content::read_at;
 use super::copies::Sample;
 use super::discovery::Opened;
-use super::lineage::{Epoch, Life, Lineage};
-use super::pattern::{is_rotation_of, is_shifted, without_codec};
+use super::guard::HEAD_BYTES;
+use super::lineage::Epoch;
+use super::pattern::without_codec;
+use super::related::{is_of, keys_of_epoch};
+use super::waiting::{Queue, Stamp, Waiting};
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, StartAt, kernel};
 use crate::ambient::Now;
@@ -30,38 +32,31 @@ use crate::pipeline::Outlet;
 /// The compressed files of a source that nothing is made of yet.
 #[derive(Default)]
 pub(super) struct Vettings {
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
     looking: Option<Looking>,
-    /// Files that are nobody's copy, or cannot be read, as they were then, and for whom that was asked.
-    refused: HashMap<FileKey, (Stamp, Vec<EpochId>)>,
+    /// Files that are nobody's copy, or cannot be read.
+    refused: HashMap<FileKey, Refused>,
     /// When those that wait are looked at again.
     next: Duration,
-}
-
-/// A compressed file that is not looked through yet.
-pub(super) struct Waiting {
-    pub(super) directory: usize,
-    pub(super) name: OsString,
-    pub(super) key: FileKey,
-    pub(super) stamp: Stamp,
-    changed_at: Duration,
-    /// It ended early when it was like this.
-    pub(super) unfinished: Option<Stamp>,
-    /// That was said.
-    is_said: bool,
-    /// It seems to be a short copy, and comes after those that may be the whole one.
-    pub(super) is_put_off: bool,
-    /// Since when epochs that it may be of were seen to change.
-    pub(super) doubted_at: Option<Duration>,
-    /// Why it is not to be read: it was there before the very first start, or is too old.
-    pub(super) passed_over: Option<Why>,
 }
 
 /// The one that is looked through.
 pub(super) struct Looking {
     pub(super) file: Waiting,
     pub(super) content: Compressed,
+    /// What it begins with, once that is known.
+    pub(super) head: Option<Vec<u8>>,
+    /// Epochs that begin so.
     pub(super) candidates: Vec<Candidate>,
+}
+
+/// What is known of a file that was looked through in vain.
+struct Refused {
+    /// It was like this then.
+    stamp: Stamp,
+    head: Vec<u8>,
+    /// For whom that was asked.
+    asked: Vec<EpochId>,
 }
 
 /// An epoch that the file may be a copy of.
@@ -82,34 +77,19 @@ pub(super) enum Match {
     No,
 }
 
-/// A file's size and time of change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp(u64, i64, i64);
-
-impl Stamp {
-    pub(super) fn of(file: &File) -> io::Result<Stamp> {
-        let metadata = file.metadata()?;
-        Ok(Stamp(
-            metadata.len(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-        ))
-    }
-}
-
-impl Waiting {
-    /// Whether time alone brings nothing on: it is not whole, and has not changed for long.
-    fn is_stuck(&self, now: Duration) -> bool {
-        let is_not_whole = self.unfinished == Some(self.stamp) || self.stamp.0 == 0;
-        is_not_whole && now.saturating_sub(self.changed_at) >= COMPRESSED_UNFINISHED
+impl Looking {
+    /// Whether it may turn out to be a copy of the epoch, if it is by its name.
+    fn may_be_of(&self, id: EpochId) -> bool {
+        let mut candidates = self.candidates.iter();
+        self.head.is_none() || candidates.any(|it| it.id == id && it.state != Match::No)
     }
 
-    /// It is like this now.
-    fn saw(&mut self, stamp: Stamp, now: Duration) {
-        if stamp != self.stamp {
-            (self.stamp, self.changed_at) = (stamp, now);
-            self.is_said = false;
-        }
+    /// What it begins with, if so much of it was decompressed.
+    fn beginning(&self) -> Option<Vec<u8>> {
+        let is_known = self.content.end().is_some() || self.content.decoded() >= HEAD_BYTES as u64;
+        let length = self.content.decoded().min(HEAD_BYTES as u64);
+        let length = usize::try_from(length).ok().filter(|_| is_known)?;
+        self.content.in_window(0, length)
     }
 }
 
@@ -119,16 +99,13 @@ impl Vettings {
         usize::from(self.looking.is_some())
     }
 
-    /// A file that waits was seen. Where it has changed, it is looked at soon again. Whether it waits.
+    /// A file was seen. Where it waits and has changed, it is looked at soon again. Whether it waits.
     fn saw_waiting(&mut self, key: FileKey, stamp: Stamp, now: Duration) -> bool {
-        let Some(file) = self.waiting.iter_mut().find(|it| it.key == key) else {
-            return false;
-        };
-        if file.stamp != stamp {
-            file.saw(stamp, now);
+        let seen = self.waiting.saw(key, stamp, now);
+        if seen == Some(true) {
             self.next = self.next.min(now + COMPRESSED_QUIET / 4);
         }
-        true
+        seen.is_some()
     }
 
     /// Whether any wait.
@@ -138,12 +115,12 @@ impl Vettings {
 
     /// A file waits behind all others, until it has changed or they are done with.
     pub(super) fn wait(&mut self, file: Waiting) {
-        self.waiting.push_back(file);
+        self.waiting.push(file);
     }
 
     /// The same, and nothing but time can bring it on.
     pub(super) fn wait_until(&mut self, at: Duration, file: Waiting) {
-        self.waiting.push_back(file);
+        self.waiting.push(file);
         self.next = at;
     }
 
@@ -191,7 +168,7 @@ impl FileSource {
             } else {
                 is_old.then_some(Why::Older)
             };
-            self.vettings.waiting.push_back(Waiting {
+            self.vettings.waiting.push(Waiting {
                 directory,
                 name: name.to_owned(),
                 key: opened.key,
@@ -210,29 +187,38 @@ impl FileSource {
 
     /// A file that may wait to be looked through has another name.
     pub(super) fn waiting_went_to(&mut self, key: FileKey, to: &Spot) {
-        let looking = self.vettings.looking.iter_mut().map(|it| &mut it.file);
-        let mut all = self.vettings.waiting.iter_mut().chain(looking);
-        if let Some(file) = all.find(|file| file.key == key) {
-            (file.directory, file.name) = (to.directory, to.name.clone());
+        if let Some(Looking { file, .. }) = &mut self.vettings.looking
+            && file.key == key
+        {
+            file.go_to(to);
         }
+        self.vettings.waiting.went_to(key, to);
     }
 
     /// Whether nothing new can come of looking through a file once more.
-    fn is_refused(&self, name: &OsStr, key: FileKey, stamp: Stamp) -> bool {
-        let Some((then, asked)) = self.vettings.refused.get(&key) else {
+    fn is_refused(&mut self, name: &OsStr, key: FileKey, stamp: Stamp) -> bool {
+        let Some(refused) = self.vettings.refused.remove(&key) else {
             return false;
         };
-        let candidates = self.candidates(name);
-        *then == stamp && candidates.iter().all(|it| asked.contains(&it.id))
+        let is_new = |it: &Candidate| !refused.asked.contains(&it.id);
+        if refused.stamp != stamp || self.candidates(name, &refused.head).iter().any(is_new) {
+            return false;
+        }
+        self.vettings.refused.insert(key, refused);
+        true
     }
 
     /// Looking through the file once more brings nothing new as long as it is the same.
-    pub(super) fn refuse(&mut self, file: &Waiting, candidates: &[Candidate]) {
+    pub(super) fn refuse(&mut self, file: &Waiting, head: Vec<u8>, candidates: &[Candidate]) {
         if self.vettings.refused.len() >= REFUSED_MAX {
             self.vettings.refused.clear();
         }
-        let asked = candidates.iter().map(|it| it.id).collect();
-        self.vettings.refused.insert(file.key, (file.stamp, asked));
+        let refused = Refused {
+            stamp: file.stamp,
+            head,
+            asked: candidates.iter().map(|it| it.id).collect(),
+        };
+        self.vettings.refused.insert(file.key, refused);
     }
 
     /// A copy was known by what its epoch was then. It is looked through once more.
@@ -243,40 +229,35 @@ impl FileSource {
 
     /// Whether a file that waits or is looked through may turn out to be a copy of the epoch.
     pub(super) fn may_be_vetted_for(&self, id: EpochId) -> bool {
-        !self.vetted_for(id).is_empty()
+        let Some((lineage, epoch)) = self.held(id) else {
+            return false;
+        };
+        let keys = keys_of_epoch(lineage, epoch);
+        let mut waiting = self.vettings.waiting.related(keys);
+        let mut looked = self.vettings.looking.iter();
+        waiting.any(|it| it.may_be_whole() && is_of(&it.name, lineage, epoch))
+            || looked.any(|it| it.may_be_of(id) && is_of(&it.file.name, lineage, epoch))
     }
 
-    /// The files that wait or are looked through and may turn out to be copies of the epoch.
-    pub(super) fn vetted_for(&self, id: EpochId) -> Vec<FileKey> {
+    /// Whether this file does.
+    pub(super) fn is_vetted_for(&self, id: EpochId, key: FileKey) -> bool {
         let Some((lineage, epoch)) = self.held(id) else {
-            return Vec::new();
+            return false;
         };
-        let is_candidate = |looking: &&Looking| {
-            let mut candidates = looking.candidates.iter();
-            candidates.any(|it| it.id == id && it.state != Match::No)
-        };
-        let looked = self.vettings.looking.iter().filter(is_candidate);
-        let waiting = self.vettings.waiting.iter();
-        let waiting = waiting.filter(|it| it.unfinished != Some(it.stamp));
-        let files = looked.map(|it| &it.file).chain(waiting);
-        let related = files.filter(|it| is_of(&it.name, lineage, epoch));
-        related.map(|it| it.key).collect()
+        let waiting = self.vettings.waiting.of(key);
+        let waiting = waiting.filter(|it| it.may_be_whole());
+        let looked = self.vettings.looking.as_ref();
+        let looked = looked.filter(|it| it.file.key == key && it.may_be_of(id));
+        let file = waiting.or(looked.map(|it| &it.file));
+        file.is_some_and(|it| is_of(&it.name, lineage, epoch))
     }
 
     /// Finished epochs that a file which is still to be looked through may be a copy of.
-    pub(super) fn awaited_by_vetting(&self) -> Vec<EpochId> {
+    pub(super) fn awaited_by_vetting(&self) -> HashSet<EpochId> {
         if self.vets_at().is_none() {
-            return Vec::new();
+            return HashSet::new();
         }
-        let lineages = self.lineages.iter().enumerate();
-        let finished = lineages.flat_map(|(lineage, held)| {
-            let epochs = held.iter().flat_map(|it| &it.epochs);
-            let finished = epochs.filter(|it| it.is_finished());
-            finished.map(move |epoch| EpochId {
-                lineage,
-                number: epoch.number,
-            })
-        });
+        let finished = self.epochs_that(Epoch::is_finished).into_iter();
         finished.filter(|&id| self.may_be_vetted_for(id)).collect()
     }
 
@@ -301,8 +282,16 @@ impl FileSource {
         let path = self.path_of(&looking.file);
         match looking.content.advance() {
             Ok(is_over) => {
+                if looking.head.is_none()
+                    && let Some(head) = looking.beginning()
+                {
+                    looking.candidates = self.candidates(&looking.file.name, &head);
+                    looking.head = Some(head);
+                }
                 self.compare(&mut looking);
-                let is_refuted = looking.candidates.iter().all(|it| it.state == Match::No);
+                let mut candidates = looking.candidates.iter();
+                let is_refuted =
+                    looking.head.is_some() && candidates.all(|it| it.state == Match::No);
                 let is_meant = self.is_meant(looking.file.directory, &looking.file.name);
                 if is_over || (is_refuted && !is_meant) {
                     return self.conclude(looking, out);
@@ -317,7 +306,7 @@ impl FileSource {
     fn choose(&mut self, out: &mut Outlet<'_>) {
         let now = out.now();
         for _ in 0..self.vettings.waiting.len().min(VETTINGS_MAX) {
-            let Some(mut waiting) = self.vettings.waiting.pop_front() else {
+            let Some(mut waiting) = self.vettings.waiting.pop() else {
                 break;
             };
             let path = self.path_of(&waiting);
@@ -342,7 +331,7 @@ impl FileSource {
                 self.say_unreadable(&path, &error);
             }
             if !is_quiet || is_same || opened.size == 0 {
-                self.vettings.waiting.push_back(waiting);
+                self.vettings.waiting.push(waiting);
                 continue;
             }
             self.look_through(waiting, opened, out);
@@ -361,7 +350,7 @@ impl FileSource {
         match codec(&opened.file) {
             // Its first bytes are still to come.
             Ok(Codec::None) if opened.size < MAGIC_BYTES as u64 => {
-                self.vettings.waiting.push_back(Waiting {
+                self.vettings.waiting.push(Waiting {
                     unfinished: Some(file.stamp),
                     ..file
                 });
@@ -370,10 +359,10 @@ impl FileSource {
             Ok(Codec::None) => self.found_plain(file.directory, &file.name, opened, out),
             Ok(codec) => {
                 self.make_room(out.now());
-                let candidates = self.candidates(&file.name);
                 self.vettings.looking = Some(Looking {
                     content: Compressed::new(opened.file, codec),
-                    candidates,
+                    head: None,
+                    candidates: Vec::new(),
                     file,
                 });
             }
@@ -384,10 +373,11 @@ impl FileSource {
         }
     }
 
-    /// The epochs that a compressed file can be a copy of, by its name.
-    fn candidates(&self, name: &OsStr) -> Vec<Candidate> {
-        let lineages = self.lineages.iter().enumerate();
-        let lineages = lineages.filter_map(|(index, lineage)| Some((index, lineage.as_ref()?)));
+    /// The epochs that a compressed file can be a copy of, by its name and by what it begins with.
+    pub(super) fn candidates(&mut self, name: &OsStr, head: &[u8]) -> Vec<Candidate> {
+        let hasher = self.reader.hasher();
+        let lineages = self.lineages.that_begin(name, head, hasher).into_iter();
+        let lineages = lineages.filter_map(|index| Some((index, self.lineages[index].as_ref()?)));
         let epochs = lineages.flat_map(|(index, lineage)| {
             let is_related = move |it: &&Epoch| it.head.bytes > 0 && is_of(name, lineage, it);
             let epochs = lineage.epochs.iter().filter(is_related);
@@ -440,14 +430,4 @@ impl FileSource {
     pub(super) fn path_of(&self, file: &Waiting) -> PathBuf {
         self.directories[file.directory].path.join(&file.name)
     }
-}
-
-/// Whether a compressed file could be an epoch's, by its name: that of the path, or of what a link leads
-/// to. What lost its name may have been shifted on before it was compressed.
-pub(super) fn is_of(name: &OsStr, lineage: &Lineage, epoch: &Epoch) -> bool {
-    let plain = without_codec(name);
-    let real = epoch.place.as_ref().and_then(|place| place.file_name());
-    let is_left = epoch.life != Life::Named;
-    let mut names = real.into_iter().chain([lineage.name.as_os_str()]);
-    names.any(|own| own == plain || is_rotation_of(own, plain) || is_left && is_shifted(own, plain))
 }
