@@ -6,6 +6,7 @@
 //! is no new file that happens to begin alike: a program that writes the same each time it runs is
 //! delivered each time. Two files with the same content that are both there stay two.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -16,7 +17,7 @@ use super::content::{Content, read_at};
 use super::discovery::Opened;
 use super::kernel::{self, Agreement, agreement, is_unlinked, is_weak};
 use super::lineage::{Epoch, Life, Lineage, seconds};
-use super::pattern::is_rotation_of;
+use super::pattern::{is_rotation_of, rotation_bases};
 use super::watch::Spot;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
@@ -34,12 +35,15 @@ impl FileSource {
     /// The epoch that a file of an unknown key goes on with, if it does.
     pub(super) fn moved_epoch(&self, directory: usize, arrival: &Arrival<'_>) -> Option<EpochId> {
         let name = arrival.name;
-        let own = self.directories[directory].names.get(name).copied();
+        let names = &self.directories[directory].names;
+        let own = names.get(name).copied();
+        let bases = rotation_bases(name).filter_map(|base| names.get(&base).copied());
         let is_rotated = |index: &usize| {
             let lineage = self.lineages[*index].as_ref();
-            lineage.is_some_and(|it| it.directory == directory && is_rotation_of(&it.name, name))
+            let is_one = |it: &Lineage| it.directory == directory && is_rotation_of(&it.name, name);
+            lineage.is_some_and(is_one) && self.remembering.contains(index)
         };
-        let rotated = self.remembering.iter().copied().filter(is_rotated);
+        let rotated: BTreeSet<usize> = bases.filter(is_rotated).collect();
         own.into_iter().chain(rotated).find_map(|index| {
             let lineage = self.lineages[index].as_ref()?;
             let mut epochs = lineage.epochs.iter().rev();
