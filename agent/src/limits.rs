@@ -376,6 +376,10 @@ pub const COMPRESSED_UNFINISHED: Duration = Duration::from_secs(30);
 /// Compressed files that are asked in one turn whether they are quiet: each costs a few system calls.
 pub const VETTINGS_MAX: usize = 32;
 
+/// Compressed files that wait to be looked through, so many at once: each is also found by every name that
+/// it may be a rotation of, in some 2 KB. Past it they are met again when half of these are done with.
+pub const VETTINGS_WAITING_MAX: usize = 8 * 1024;
+
 /// Compressed files that are remembered as nobody's copies. Past it they are looked through once more.
 pub const REFUSED_MAX: usize = 1024;
 

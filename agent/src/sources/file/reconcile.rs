@@ -84,6 +84,11 @@ impl Directory {
             listing: Listing::default(),
         }
     }
+
+    /// The next look at everything lists it, changed or not.
+    pub(super) fn list_again(&mut self) {
+        self.listing = Listing::default();
+    }
 }
 
 impl Stamp {

@@ -4,7 +4,7 @@
 //! A file's name tells which paths it may be a rotation of; the guards of their epochs are compared in what
 //! it decompresses to. What follows from that is in [`verdict`](super::verdict).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -26,13 +26,17 @@ use super::waiting::{Queue, Stamp, Waiting};
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase, StartAt, kernel};
 use crate::ambient::Now;
-use crate::limits::{COMPRESSED_QUIET, COMPRESSED_UNFINISHED, REFUSED_MAX, VETTINGS_MAX};
+use crate::limits::{
+    COMPRESSED_QUIET, COMPRESSED_UNFINISHED, REFUSED_MAX, VETTINGS_MAX, VETTINGS_WAITING_MAX,
+};
 use crate::pipeline::Outlet;
 
 /// The compressed files of a source that nothing is made of yet.
 #[derive(Default)]
 pub(super) struct Vettings {
     waiting: Queue,
+    /// Directories with files that found no room to wait.
+    turned_away: BTreeSet<usize>,
     looking: Option<Looking>,
     /// Files that are nobody's copy, or cannot be read.
     refused: HashMap<FileKey, Refused>,
@@ -124,11 +128,23 @@ impl Vettings {
         self.next = at;
     }
 
+    /// Whether as many wait as may.
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= VETTINGS_WAITING_MAX
+    }
+
+    /// Whether there is room for those that found none: much of it, or all that there will be for a while.
+    fn has_room_again(&self, now: Duration) -> bool {
+        let is_paused = self.next > now && !self.is_full();
+        is_paused || self.waiting.len() <= VETTINGS_WAITING_MAX / 2
+    }
+
     /// Where the files are.
     pub(super) fn directories(&self) -> impl Iterator<Item = usize> {
         let looking = self.looking.as_ref().map(|it| it.file.directory);
         let waiting = self.waiting.iter().map(|it| it.directory);
-        waiting.chain(looking)
+        let turned_away = self.turned_away.iter().copied();
+        waiting.chain(looking).chain(turned_away)
     }
 }
 
@@ -161,6 +177,11 @@ impl FileSource {
         let is_awaited = self.vettings.saw_waiting(opened.key, stamp, now.monotonic)
             || looking == Some(opened.key);
         if !is_awaited && !self.is_refused(name, opened.key, stamp) {
+            // Nothing finds a file again that is not meant, but those who ask for it are few.
+            if self.vettings.is_full() && self.is_meant(directory, name) {
+                self.turn_away(directory, name);
+                return true;
+            }
             let is_before = self.phase == Phase::FirstEver && self.config.start_at == StartAt::End;
             let is_old = self.is_old(&opened.file, now);
             let passed_over = if is_before {
@@ -183,6 +204,26 @@ impl FileSource {
             self.vettings.next = self.vettings.next.min(now.monotonic);
         }
         true
+    }
+
+    /// A file finds no room to wait. It is met again by a listing of its directory.
+    fn turn_away(&mut self, directory: usize, name: &OsStr) {
+        self.vettings.turned_away.insert(directory);
+        let index = self.directories[directory].names.get(name);
+        if let Some(lineage) = index.and_then(|&index| self.lineages[index].as_mut()) {
+            lineage.entry = 0;
+        }
+    }
+
+    /// Lists the directories again whose files found no room to wait, if there is some now.
+    fn call_back(&mut self, now: Duration) {
+        if self.vettings.turned_away.is_empty() || !self.vettings.has_room_again(now) {
+            return;
+        }
+        for directory in std::mem::take(&mut self.vettings.turned_away) {
+            self.directories[directory].list_again();
+        }
+        self.reconcile_by(now);
     }
 
     /// A file that may wait to be looked through has another name.
@@ -227,8 +268,12 @@ impl FileSource {
         self.vettings.refused.remove(&key);
     }
 
-    /// Whether a file that waits or is looked through may turn out to be a copy of the epoch.
+    /// Whether a file that waits or is looked through, or has to come again for it, may turn out to be a
+    /// copy of the epoch.
     pub(super) fn may_be_vetted_for(&self, id: EpochId) -> bool {
+        if !self.vettings.turned_away.is_empty() {
+            return true;
+        }
         let Some((lineage, epoch)) = self.held(id) else {
             return false;
         };
@@ -241,6 +286,9 @@ impl FileSource {
 
     /// Whether this file does.
     pub(super) fn is_vetted_for(&self, id: EpochId, key: FileKey) -> bool {
+        if !self.vettings.turned_away.is_empty() {
+            return true;
+        }
         let Some((lineage, epoch)) = self.held(id) else {
             return false;
         };
@@ -273,6 +321,7 @@ impl FileSource {
     pub(super) fn vet(&mut self, out: &mut Outlet<'_>) {
         let now = out.now();
         self.wake_next();
+        self.call_back(now.monotonic);
         let Some(mut looking) = self.vettings.looking.take() else {
             if self.vettings.next <= now.monotonic && !self.vettings.waiting.is_empty() {
                 self.choose(out);

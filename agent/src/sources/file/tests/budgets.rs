@@ -10,7 +10,7 @@ use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::limits::{
     COPY_GRACE, FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
-    STAT_FILES_MIN, SUSPECTS_OPEN_MAX,
+    STAT_FILES_MIN, SUSPECTS_OPEN_MAX, VETTINGS_WAITING_MAX,
 };
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -466,4 +466,32 @@ fn of_many_deleted_files_those_that_were_deleted_first_are_given_up_at_once() {
     let given_up = world.closed().into_iter();
     let unread: Vec<_> = given_up.filter_map(|it| it.2).collect();
     assert_eq!(unread, (1..=30).collect::<Vec<u64>>());
+}
+
+#[test]
+fn compressed_files_beyond_those_that_may_wait_come_when_there_is_room() {
+    let mut world = World::with_rotated();
+    world.append("z.log", &numbered(0..100));
+    world.run_for(Duration::from_secs(2));
+    world.stop();
+    world.append("z.log", &numbered(100..110));
+    let content = fs::read(world.path("z.log")).unwrap();
+    // The name that comes last.
+    fs::write(world.path("z.log.1.gz"), compress(Codec::Gzip, &content)).unwrap();
+    world.remove("z.log");
+    world.append("z.log", &numbered(110..120));
+    let files = VETTINGS_WAITING_MAX + 100;
+    for file in 0..files {
+        let text = format!("{file}\n");
+        let name = format!("{file:05}.log.gz");
+        fs::write(world.path(&name), compress(Codec::Gzip, text.as_bytes())).unwrap();
+    }
+    world.run_for(COPY_GRACE * 2);
+    let lines = world.lines();
+    assert_eq!(lines["z.log"], expected(0..120));
+    assert_eq!(lines.len(), files + 1);
+    for (name, lines) in lines.iter().filter(|(name, _)| *name != "z.log") {
+        assert_eq!(lines.len(), 1, "{name}");
+    }
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
 }
