@@ -24,7 +24,8 @@
 //! | `resume.rs` | where the last run left off |
 //! | `moved.rs` | files that go on under another inode |
 //! | `renamed.rs` | files that had another name before anybody looked |
-//! | `remembered.rs` | what is kept of files that are finished or not followed, and how long |
+//! | `remembered.rs` | what is kept of files that are finished, and how long |
+//! | `aside.rs` | where reading left off in files that are not followed |
 //! | `reader.rs`, `cutter.rs` | bytes to lines, lines to records |
 //! | `encoding.rs`, `multiline.rs` | how bytes become text, which lines are one record |
 //! | `holes.rs` | what nobody wrote |
@@ -35,6 +36,7 @@
 //! taken once or counted as lost; within a lineage records leave in file order; a restart at any moment
 //! changes none of this.
 
+mod aside;
 pub mod audit;
 pub(crate) mod calls;
 mod compressed;

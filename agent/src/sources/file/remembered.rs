@@ -1,22 +1,18 @@
-//! What is kept of files that are read to their end, or that nobody follows any more, and for how long.
+//! What is kept of files that are read to their end, and for how long.
 //!
 //! A finished epoch is remembered by its key and guards, without an open file: so it is known again as a
 //! late copy, as a compressed one, when it is restored from a backup, and when its disk is mounted late.
 //! What a restart finds of them is forgotten when their day is over, as if it had not been stopped.
-//!
-//! A position that was set aside is kept as long as its file is there, and a day longer.
 
 use std::collections::HashSet;
 
 use model::position::FileKey;
 
-use super::find::{Listings, path_of};
 use super::lineage::{Epoch, Life, seconds};
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
-use crate::limits::{ASIDE_EVERY, FORGET_AFTER, LATE, REMEMBERED_MAX, REMEMBERED_OF_PATH_MAX};
+use crate::limits::{FORGET_AFTER, LATE, REMEMBERED_MAX, REMEMBERED_OF_PATH_MAX};
 use crate::pipeline::Outlet;
-use crate::spool::positions::Placed;
 
 impl FileSource {
     /// Forgets finished files that nothing names any more, those of the longest ago first, and lineages
@@ -147,44 +143,9 @@ impl FileSource {
             out.forget(placed);
         }
     }
-
-    /// Forgets positions that were set aside when their files are gone for long.
-    fn tend_aside(&mut self, out: &mut Outlet<'_>) {
-        let now = out.now();
-        if self.aside.is_empty() || self.next_aside.is_some_and(|at| at > now.monotonic) {
-            return;
-        }
-        self.next_aside = Some(now.monotonic + ASIDE_EVERY);
-        let mut listings = Listings::of(self.aside.values().map(|placed| &placed.position));
-        let mut aside = std::mem::take(&mut self.aside);
-        aside.retain(|_, placed| {
-            let position = &mut placed.position;
-            let path = path_of(position);
-            let is_there = !matches!(self.find_listed(&path, position, &mut listings), Ok(None));
-            is_kept(is_there, placed, out)
-        });
-        self.aside = aside;
-    }
-}
-
-/// Whether a position that is set aside is still to be kept. From when on its file is gone is saved.
-fn is_kept(is_there: bool, placed: &mut Placed, out: &mut Outlet<'_>) -> bool {
-    let now = out.now();
-    match placed.position.finished_s {
-        Some(since) if !is_there && is_over(since, now) => {
-            out.forget(placed.clone());
-            return false;
-        }
-        None if !is_there => {
-            placed.position.finished_s = Some(seconds(now));
-            out.note(placed.clone());
-        }
-        _ => {}
-    }
-    true
 }
 
 /// Whether what was finished then is no longer remembered.
-fn is_over(finished_s: u64, now: Now) -> bool {
+pub(super) fn is_over(finished_s: u64, now: Now) -> bool {
     seconds(now).saturating_sub(finished_s) >= FORGET_AFTER.as_secs()
 }

@@ -4,10 +4,6 @@
 //! among the names of its directory, where a rotation will have left it. Key and guards must hold, or it
 //! is another file. The newest epoch of a path comes first: an older one of the same inode was truncated
 //! since, and can only be left in a copy.
-//!
-//! A position whose path the patterns no longer reach is set aside: its file is not followed, and the
-//! spool keeps the position, so that nothing comes twice when the pattern does. The same inode under a
-//! path that is meant goes on where the position left off.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +22,7 @@ use super::lineage::{Epoch, Life, Lineage};
 use super::moved::Arrival;
 use super::reader::Reader;
 use super::watch::Spot;
-use super::{EpochId, FileSource, Inheritance, OpenFile, Phase, kernel};
+use super::{EpochId, FileSource, Inheritance, OpenFile, Phase};
 use crate::ambient::Now;
 use crate::limits::{FORGET_AFTER, HOLD_MAX};
 use crate::pipeline::Outlet;
@@ -78,75 +74,9 @@ impl FileSource {
         }
     }
 
-    /// Whether a source that is new means the file by the name that it has now: it goes on with it.
-    fn is_left_to_heirs(&self, placed: &Placed) -> bool {
-        let position = &placed.position;
-        let open = self.inherited.get(&position.key);
-        // No event may have told of its last rename yet.
-        let now = open.and_then(|left| kernel::name_of(&left.file));
-        let known = place_of(position).unwrap_or_else(|| path_of(position));
-        let mut paths = now.iter().chain([&known]);
-        paths.any(|path| self.heirs.iter().any(|heir| heir.matches(path)))
-    }
-
     /// Whether a position is one of the source of this name.
-    fn is_of(&self, source: &str, position: &Position) -> bool {
+    pub(super) fn is_of(&self, source: &str, position: &Position) -> bool {
         self.reader.hasher().lineage(source, &position.path) == position.lineage
-    }
-
-    /// Keeps the positions of a path that is no longer meant, and says what is not read.
-    fn set_aside(
-        &mut self,
-        path: &Path,
-        epochs: Vec<Placed>,
-        listings: &mut Listings,
-        out: &mut Outlet<'_>,
-    ) {
-        for placed in epochs {
-            let position = &placed.position;
-            // A newer epoch of the same inode, or another path's.
-            if self.aside.contains_key(&position.key) {
-                continue;
-            }
-            if let Ok(Some((_, opened))) = self.find_listed(path, position, listings) {
-                let is_same = self.reader.is_same(&opened.file, position);
-                let read = if is_same.unwrap_or(true) {
-                    position.offset
-                } else {
-                    0
-                };
-                let unread = opened.size.saturating_sub(read);
-                let ending = Ending {
-                    rest: Some(unread),
-                    why: Why::Excluded,
-                };
-                let epoch = resumed(position, out.now());
-                if !self.told_aside.contains(&position.key) && !self.is_left_to_heirs(&placed) {
-                    self.audit.closed(path, &epoch, ending, out);
-                }
-            }
-            self.aside.insert(position.key, placed);
-        }
-    }
-
-    /// Moves a new epoch to where a position that was set aside left off. That one is to be forgotten
-    /// once the epoch's own is noted.
-    pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Placed>> {
-        let (Some(placed), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
-            return Ok(None);
-        };
-        let position = &placed.position;
-        if position.codec != Codec::None {
-            (epoch.offset, epoch.head, epoch.tail) =
-                (position.offset, position.head, position.tail);
-            return Ok(self.aside.remove(&epoch.key));
-        }
-        let (file, size_seen) = (content.file().try_clone()?, epoch.size_seen);
-        if self.reader.is_same(&file, position)? {
-            self.reader.restart_at(&file, epoch, position.offset)?;
-            epoch.size_seen = size_seen.max(position.offset);
-        }
-        Ok(self.aside.remove(&epoch.key))
     }
 
     /// Takes over one position. It comes back when its file was not seen.
@@ -611,7 +541,7 @@ pub struct LeftLife {
 type Unseen = (EpochId, Position, Option<io::Error>);
 
 /// The epoch of a position, as far as the position tells.
-fn resumed(position: &Position, now: Now) -> Epoch {
+pub(super) fn resumed(position: &Position, now: Now) -> Epoch {
     Epoch {
         number: position.epoch,
         key: position.key,
