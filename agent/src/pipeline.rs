@@ -311,6 +311,15 @@ impl Outlet<'_> {
         id
     }
 
+    /// Whether all that was taken for a partition is in the spool, with how far it was taken. What is
+    /// gathered is cut for it.
+    pub fn is_in_spool(&mut self, partition: &TopicPartition) -> bool {
+        let destination = self.destination(partition);
+        let destination = &mut self.flow.destinations[destination.0];
+        destination.cut(&self.flow.spool, &self.flow.telemetry, self.now);
+        destination.is_empty()
+    }
+
     /// Whether the spool has room for anything.
     pub fn has_room(&self) -> bool {
         self.flow.spool.has_room()

@@ -3,7 +3,7 @@
 //! Sources change, and nothing else: each that is configured otherwise is replaced by one that goes on
 //! from the committed offsets, those that are the same are not touched. A source that is gone is replaced
 //! by one that means nothing, so that what it has open is still read to its end, unless an entry that is
-//! new means it: then the entry was renamed, and goes on with it.
+//! new or changed means it now: then the entry was renamed or went into that one, which goes on with it.
 
 use std::collections::BTreeMap;
 
@@ -47,6 +47,12 @@ pub(crate) fn compare(running: &[FileConfig], wanted: &[FileConfig]) -> Differen
             None => gone.push((name, old)),
         }
     }
+    let heirs: Vec<FileConfig> = difference
+        .sources
+        .iter()
+        .chain(wanted.values())
+        .cloned()
+        .collect();
     for (name, old) in gone {
         difference.changes.push(Change {
             option: format!("logs.{name}"),
@@ -55,7 +61,7 @@ pub(crate) fn compare(running: &[FileConfig], wanted: &[FileConfig]) -> Differen
         });
         difference.sources.push(FileConfig {
             files: Vec::new(),
-            heirs: wanted.values().cloned().collect(),
+            heirs: heirs.clone(),
             ..old
         });
     }
@@ -221,9 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_source_had_is_left_to_those_that_are_new() {
-        let difference = compare(&[source("app"), source("b")], &[source("b"), source("web")]);
-        assert_eq!(difference.sources[0].heirs, [source("web")]);
+    fn what_a_source_had_is_left_to_those_that_are_new_or_changed() {
+        let changed = FileConfig {
+            files: vec!["/srv/*/*.log".to_owned()],
+            ..source("c")
+        };
+        let running = ["app", "b", "c"].map(source);
+        let difference = compare(&running, &[source("b"), changed.clone(), source("web")]);
+        let mut sources = difference.sources.into_iter();
+        let gone = sources.find(|one| one.files.is_empty()).unwrap();
+        assert_eq!(gone.heirs, [changed, source("web")]);
     }
 
     #[test]

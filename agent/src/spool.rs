@@ -43,6 +43,7 @@ use commitlog::error::{Error, Result};
 use commitlog::id::{Offset, ProducerEpoch, ProducerId, Sequence, TopicName, TopicPartition};
 use commitlog::limits::PARTITIONS_MAX;
 use commitlog::storage::{Lock, Storage, write_atomically};
+use model::position::LineageId;
 use tokio::sync::watch;
 
 use crate::ambient::{Clock, Random};
@@ -481,6 +482,13 @@ impl Spool {
         table.positions.values().map(|it| (**it).clone()).collect()
     }
 
+    /// The positions of one path's files, in the order of their epochs.
+    pub fn positions_of(&self, lineage: LineageId) -> Vec<Placed> {
+        let table = self.table();
+        let of_path = table.positions.range((lineage, 0)..=(lineage, u32::MAX));
+        of_path.map(|(_, placed)| (**placed).clone()).collect()
+    }
+
     /// Takes positions that no record carries: a file that begins at its end, a copy that was found.
     /// They are durable with the next snapshot, about a second later, or see [`Spool::save_notes`].
     pub fn note(&self, placed: Placed) {
@@ -490,7 +498,7 @@ impl Spool {
     }
 
     /// Forgets an epoch: its file is gone.
-    pub fn forget(&self, lineage: model::position::LineageId, epoch: u32) {
+    pub fn forget(&self, lineage: LineageId, epoch: u32) {
         if self.table().positions.remove(&(lineage, epoch)).is_some() {
             self.note_changed();
         }

@@ -5,23 +5,60 @@
 //! a path that is meant goes on where the position left off. It is kept as long as its file is there, and
 //! a day longer.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
-use model::position::Codec;
+use model::position::{Codec, FileKey, Position};
 
 use super::audit::{Ending, Why};
 use super::find::{Listings, path_of, place_of};
-use super::lineage::{Epoch, seconds};
+use super::lineage::{Epoch, Life, seconds};
+use super::pattern::Patterns;
 use super::remembered::is_over;
 use super::resume::resumed;
-use super::{FileSource, kernel};
+use super::{EpochId, FileConfig, FileSource, kernel};
 use crate::limits::ASIDE_EVERY;
 use crate::pipeline::Outlet;
 use crate::spool::positions::Placed;
 
+/// A source that may mean what this one had before it came to mean nothing.
+pub(super) struct Heir {
+    name: String,
+    patterns: Patterns,
+    /// Files of which it has positions of its own: it goes on from those, and leaves this source's to it.
+    own: HashSet<FileKey>,
+}
+
+impl Heir {
+    pub(super) fn new(config: &FileConfig) -> Result<Heir, globset::Error> {
+        Ok(Heir {
+            name: config.name.clone(),
+            patterns: Patterns::new(&config.files, &config.exclude)?,
+            own: HashSet::new(),
+        })
+    }
+
+    /// Whether it goes on with the file of a position, which has this path.
+    fn takes(&self, position: &Position, path: &Path) -> bool {
+        self.patterns.matches(path) && !self.own.contains(&position.key)
+    }
+}
+
 impl FileSource {
-    /// Whether a source that is new means the file by the name that it has now: it goes on with it.
+    /// Takes note of which files the heirs have positions of their own.
+    pub(super) fn meet_heirs(&mut self, positions: &[Placed]) {
+        let mut heirs = std::mem::take(&mut self.heirs);
+        for heir in &mut heirs {
+            let positions = positions.iter().map(|placed| &placed.position);
+            let own = positions.filter(|position| self.is_of(&heir.name, position));
+            heir.own = own.map(|position| position.key).collect();
+        }
+        self.heirs = heirs;
+    }
+
+    /// Whether another source means the file by the name that it has now, and did not have it before: it
+    /// goes on with it.
     pub(super) fn is_left_to_heirs(&self, placed: &Placed) -> bool {
         let position = &placed.position;
         let open = self.inherited.get(&position.key);
@@ -29,7 +66,7 @@ impl FileSource {
         let now = open.and_then(|left| kernel::name_of(&left.file));
         let known = place_of(position).unwrap_or_else(|| path_of(position));
         let mut paths = now.iter().chain([&known]);
-        paths.any(|path| self.heirs.iter().any(|heir| heir.matches(path)))
+        paths.any(|path| self.heirs.iter().any(|heir| heir.takes(position, path)))
     }
 
     /// Keeps the positions of a path that is no longer meant, and says what is not read.
@@ -69,22 +106,56 @@ impl FileSource {
 
     /// Moves a new epoch to where a position that was set aside left off. That one is to be forgotten
     /// once the epoch's own is noted.
-    pub(super) fn take_from_aside(&mut self, epoch: &mut Epoch) -> io::Result<Option<Placed>> {
+    pub(super) fn take_from_aside(
+        &mut self,
+        epoch: &mut Epoch,
+        out: &mut Outlet<'_>,
+    ) -> io::Result<Option<Placed>> {
         let (Some(placed), Some(content)) = (self.aside.get(&epoch.key), &epoch.content) else {
             return Ok(None);
         };
+        let placed = as_of_now(placed, out)?;
         let position = &placed.position;
         if position.codec != Codec::None {
             (epoch.offset, epoch.head, epoch.tail) =
                 (position.offset, position.head, position.tail);
-            return Ok(self.aside.remove(&epoch.key));
-        }
-        let (file, size_seen) = (content.file().try_clone()?, epoch.size_seen);
-        if self.reader.is_same(&file, position)? {
+        } else if self.reader.is_same(content.file(), position)? {
+            let (file, size_seen) = (content.file().try_clone()?, epoch.size_seen);
             self.reader.restart_at(&file, epoch, position.offset)?;
             epoch.size_seen = size_seen.max(position.offset);
+        } else if !self.is_of(&self.config.name, position) {
+            // It may be read still, in a copy.
+            self.aside.remove(&epoch.key);
+            return Ok(None);
         }
-        Ok(self.aside.remove(&epoch.key))
+        self.aside.remove(&epoch.key);
+        Ok(Some(placed))
+    }
+
+    /// Reads no further in files that another source has taken since this one means nothing: their
+    /// positions are forgotten. What is sought in a copy is not in the file any more.
+    pub(super) fn leave_what_was_taken(&mut self, out: &mut Outlet<'_>) {
+        if !self.config.files.is_empty() {
+            return;
+        }
+        let mut taken = Vec::new();
+        for (index, lineage) in self.lineages.iter().enumerate() {
+            let Some(lineage) = lineage else {
+                continue;
+            };
+            let left = out.spool().positions_of(lineage.id);
+            let is_left = |number| left.iter().any(|it| it.position.epoch == number);
+            let epochs = lineage.epochs.iter().filter(|epoch| {
+                !matches!(epoch.life, Life::Truncated(_)) && !is_left(epoch.number)
+            });
+            taken.extend(epochs.map(|epoch| EpochId {
+                lineage: index,
+                number: epoch.number,
+            }));
+        }
+        for id in taken {
+            self.remove_epoch(id);
+        }
     }
 
     /// Forgets positions that were set aside when their files are gone for long.
@@ -97,6 +168,14 @@ impl FileSource {
         let mut listings = Listings::of(self.aside.values().map(|placed| &placed.position));
         let mut aside = std::mem::take(&mut self.aside);
         aside.retain(|_, placed| {
+            let mut left = out
+                .spool()
+                .positions_of(placed.position.lineage)
+                .into_iter();
+            let Some(present) = left.find(|it| it.position.epoch == placed.position.epoch) else {
+                return false;
+            };
+            *placed = present;
             let position = &mut placed.position;
             let path = path_of(position);
             let is_there = !matches!(self.find_listed(&path, position, &mut listings), Ok(None));
@@ -121,4 +200,23 @@ fn is_kept(is_there: bool, placed: &mut Placed, out: &mut Outlet<'_>) -> bool {
         _ => {}
     }
     true
+}
+
+/// A position that was set aside, as it is now: who reads its file may have read on since, or met another
+/// life of it. What was taken must be in the spool before another source goes on from there.
+fn as_of_now(placed: &Placed, out: &mut Outlet<'_>) -> io::Result<Placed> {
+    let is_in_spool = placed
+        .partition
+        .as_ref()
+        .is_none_or(|it| out.is_in_spool(it));
+    if !is_in_spool {
+        let waits = "what another source has read of it waits for room in the spool";
+        return Err(io::Error::other(waits));
+    }
+    let mut of_path = out
+        .spool()
+        .positions_of(placed.position.lineage)
+        .into_iter();
+    let newest = of_path.rfind(|it| it.position.key == placed.position.key);
+    Ok(newest.unwrap_or_else(|| placed.clone()))
 }

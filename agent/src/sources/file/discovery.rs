@@ -283,7 +283,7 @@ impl FileSource {
         if opened.codec == Codec::None {
             epoch.saw_size(opened.size, now.monotonic);
         }
-        let aside = match self.settle_start(&mut epoch, opened.from, now) {
+        let aside = match self.settle_start(&mut epoch, opened.from, out) {
             Ok(aside) => aside,
             Err(error) => return self.say_unreadable(&path, &error),
         };
@@ -330,14 +330,14 @@ impl FileSource {
         &mut self,
         epoch: &mut Epoch,
         from: u64,
-        now: Now,
+        out: &mut Outlet<'_>,
     ) -> io::Result<Option<Placed>> {
         if from > 0 {
             self.reader.skip(epoch, from)?;
         }
-        let aside = self.take_from_aside(epoch)?;
+        let aside = self.take_from_aside(epoch, out)?;
         // What is read of it may not become durable before it is cut off: its beginning tells its copy.
-        self.reader.look(epoch, now.monotonic)?;
+        self.reader.look(epoch, out.now().monotonic)?;
         Ok(aside)
     }
 

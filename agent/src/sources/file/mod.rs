@@ -97,6 +97,7 @@ use crate::pipeline::Outlet;
 use crate::spool::positions::{Loss, Placed};
 use crate::spool::{Notes, Spool};
 use crate::telemetry::SourceTelemetry;
+use aside::Heir;
 use audit::{Audit, Why};
 use calls::Calls;
 use copies::Suspect;
@@ -145,7 +146,7 @@ pub struct FileConfig {
     pub files_detached_max: usize,
     /// The names of all sources of the agent: what one of another name has read is free to take.
     pub beside: Vec<String>,
-    /// Those that are new where this one is gone: what they mean is theirs.
+    /// Those that are new or changed where this one is gone: what they mean and did not have is theirs.
     pub heirs: Vec<FileConfig>,
 }
 
@@ -173,7 +174,7 @@ pub enum LongLines {
 pub struct FileSource {
     config: FileConfig,
     patterns: Arc<Patterns>,
-    heirs: Vec<Patterns>,
+    heirs: Vec<Heir>,
     telemetry: SourceTelemetry,
     audit: Audit,
     reader: Reader,
@@ -267,10 +268,9 @@ impl FileSource {
         let own_output =
             stderr.and_then(|fd| kernel::file_key(&File::from(fd), &hasher, KeyLevel::Handle));
         let own_output = own_output.ok();
-        let patterns = |of: &FileConfig| Patterns::new(&of.files, &of.exclude);
-        let heirs: Result<Vec<Patterns>, _> = config.heirs.iter().map(patterns).collect();
+        let heirs: Result<Vec<Heir>, _> = config.heirs.iter().map(Heir::new).collect();
         Ok(FileSource {
-            patterns: Arc::new(patterns(&config)?),
+            patterns: Arc::new(Patterns::new(&config.files, &config.exclude)?),
             heirs: heirs?,
             reader: Reader::new(hasher, &config),
             audit: Audit::new(&config.name),
@@ -335,6 +335,7 @@ impl Source for FileSource {
             self.inherited.clear();
             self.inherited_lives.clear();
         }
+        self.leave_what_was_taken(out);
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
             self.reconcile(out);
         }

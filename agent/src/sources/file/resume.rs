@@ -5,7 +5,7 @@
 //! is another file. The newest epoch of a path comes first: an older one of the same inode was truncated
 //! since, and can only be left in a copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,16 @@ impl FileSource {
             Phase::FirstEver
         };
         let mut lineages: BTreeMap<LineageId, Vec<Placed>> = BTreeMap::new();
-        let mut ownerless = Vec::new();
-        for placed in out.spool().positions() {
+        let mut ownerless = HashMap::new();
+        let positions = out.spool().positions();
+        self.meet_heirs(&positions);
+        for placed in positions {
             let position = &placed.position;
             if self.is_of(&self.config.name, position) {
                 lineages.entry(position.lineage).or_default().push(placed);
             } else if !self.config.beside.iter().any(|it| self.is_of(it, position)) {
-                ownerless.push(placed);
+                // Of several lives of an inode under one path, the newest.
+                ownerless.insert(position.key, placed);
             }
         }
         let all = lineages.values().flatten();
@@ -53,10 +56,13 @@ impl FileSource {
             epochs.sort_by_key(|placed| std::cmp::Reverse(placed.position.epoch));
             let path = path_of(&epochs[0].position);
             if !self.patterns.reaches(&path) {
-                // What was rotated while it was meant is still read to its end.
+                // What was rotated while it was meant is still read to its end, what was cut off of it
+                // sought in a copy.
                 let is_draining = |placed: &Placed| {
                     let left = self.inherited.get(&placed.position.key);
-                    left.is_some_and(|left| left.is_draining) && !self.is_left_to_heirs(placed)
+                    let is_rotated = left.is_some_and(|left| left.is_draining);
+                    self.sought_of(&placed.position).is_some()
+                        || is_rotated && !self.is_left_to_heirs(placed)
                 };
                 let (draining, aside) = epochs.into_iter().partition(is_draining);
                 self.set_aside(&path, aside, &mut listings, out);
@@ -69,9 +75,21 @@ impl FileSource {
         self.resume_unseen(unseen, &mut listings, out);
         self.phase = phase;
         // The entry that they belong to is gone from the configuration, or has another name.
-        for placed in ownerless {
-            self.aside.entry(placed.position.key).or_insert(placed);
+        for (key, placed) in ownerless {
+            self.aside.entry(key).or_insert(placed);
         }
+    }
+
+    /// Since when the source whose place this one takes sought the copy of a position's file, and why.
+    fn sought_of(&self, position: &Position) -> Option<(Duration, Why)> {
+        let id = (position.lineage, position.epoch);
+        self.inherited_lives.get(&id)?.sought
+    }
+
+    /// Whether its file has another life by now, and only a copy can hold what was read of it.
+    fn was_cut(&self, position: &Position) -> bool {
+        let sought = self.sought_of(position);
+        sought.is_some_and(|(_, why)| !matches!(why, Why::MissingAfterRestart | Why::Deleted))
     }
 
     /// Whether a position is one of the source of this name.
@@ -103,7 +121,7 @@ impl FileSource {
             lineage: index,
             number: position.epoch,
         };
-        let found = if self.known.contains_key(&position.key) {
+        let found = if self.known.contains_key(&position.key) || self.was_cut(&position) {
             Ok(None)
         } else {
             self.find_or_inherit(&path, &position, listings)
@@ -312,7 +330,7 @@ impl FileSource {
         };
         for (id, position, failure) in unseen {
             // The newest of several epochs of one inode is the one that the inode is.
-            let is_shadowed = self.known.contains_key(&position.key);
+            let is_shadowed = self.known.contains_key(&position.key) || self.was_cut(&position);
             if position.finished_s.is_some() {
                 self.known.entry(position.key).or_insert(id);
                 continue;
@@ -338,11 +356,8 @@ impl FileSource {
                     self.try_again(id, out.now());
                 }
                 _ => {
-                    let life = self
-                        .inherited_lives
-                        .get(&(position.lineage, position.epoch));
                     let gone = (out.now().monotonic, Why::MissingAfterRestart);
-                    let sought = life.and_then(|life| life.sought).unwrap_or(gone);
+                    let sought = self.sought_of(&position).unwrap_or(gone);
                     self.seek_gone_since(id, sought, out);
                 }
             }

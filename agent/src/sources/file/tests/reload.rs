@@ -1,11 +1,13 @@
 //! A configuration that changes while the agent runs: committed offsets stay, whatever changes.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
 use super::{expected, numbered};
 use crate::files::State;
-use crate::limits::{COPY_GRACE, IDLE_CLOSED_AFTER, LATE, QUIET};
+use crate::limits::{ASIDE_EVERY, COPY_GRACE, IDLE_CLOSED_AFTER, LATE, QUIET};
+use crate::reload::compare;
 use crate::sources::file::FileConfig;
 use crate::sources::file::audit::Why;
 use crate::spool::SyncTurn;
@@ -276,4 +278,154 @@ fn a_source_that_stays_gives_open_files_up_to_one_that_comes() {
     for file in 0..10 {
         assert_eq!(world.lines_of(&format!("{file}.log")), expected(0..6));
     }
+}
+
+/// Another entry than the first, which means these files.
+fn other(world: &World, files: &[&str]) -> FileConfig {
+    let files = files.iter().map(|it| world.path(it).display().to_string());
+    FileConfig {
+        name: "b".to_owned(),
+        files: files.collect(),
+        beside: vec!["b".to_owned()],
+        ..world.config.clone()
+    }
+}
+
+#[test]
+fn an_entry_that_is_changed_to_mean_what_another_one_had_reads_nothing_twice() {
+    let mut world = World::with_rotated();
+    let (app, before) = (world.config.clone(), other(&world, &["*.txt"]));
+    world.more = vec![before.clone()];
+    let mut writer = world.writer("a.log");
+    writer.write_all(b"1\npart").unwrap();
+    world.settle();
+    world.rename("a.log", "a.log.1");
+    world.append("a.log", "new\nmore");
+    world.run_for(Duration::from_secs(1));
+    let after = other(&world, &["*.txt", "*.log*"]);
+    world.reload_to(&compare(&[app, before], &[after]).sources);
+    world.settle();
+    writer.write_all(b"ial\n").unwrap();
+    drop(writer);
+    world.append("a.log", " new\n");
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(all_lines(&world), ["1", "more new", "new", "partial"]);
+    assert!(world.closed().iter().all(|it| it.3 != Why::Excluded));
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn what_a_changed_entry_meant_before_is_still_drained_by_one_that_is_gone() {
+    for (had, has) in [("*.log*", "*.log*"), ("*.log", "*.log*")] {
+        let mut world = World::with_rotated();
+        let (app, before) = (world.config.clone(), other(&world, &[had]));
+        world.more = vec![before.clone()];
+        let mut writer = world.writer("a.log");
+        writer.write_all(b"one\n").unwrap();
+        world.settle();
+        world.rename("a.log", "a.log.1");
+        world.run_for(Duration::from_secs(1));
+        let after = FileConfig {
+            labels: Vec::new(),
+            ..other(&world, &[has])
+        };
+        world.reload_to(&compare(&[app, before], &[after]).sources);
+        world.settle();
+        writer.write_all(b"two\n").unwrap();
+        drop(writer);
+        world.run_for(Duration::from_secs(30));
+        let mut lines = world.lines_of("a.log");
+        lines.sort();
+        assert_eq!(lines, ["one", "one", "two", "two"], "{had}");
+        assert!(world.losses().is_empty());
+    }
+}
+
+/// A world whose entry is gone for another one, and drains a file that was renamed to `old`.
+fn draining(to: &str) -> (World, FileConfig, File) {
+    let mut world = World::new();
+    let app = world.config.clone();
+    let mut writer = world.writer("a.log");
+    writer.write_all(b"one\n").unwrap();
+    world.settle();
+    world.rename("a.log", "old");
+    world.settle();
+    let new = FileConfig {
+        topic: to.parse().unwrap(),
+        ..other(&world, &["*.txt"])
+    };
+    world.reload_to(&compare(&[app], std::slice::from_ref(&new)).sources);
+    world.settle();
+    writer.write_all(b"two\n").unwrap();
+    (world, new, writer)
+}
+
+fn all_lines(world: &World) -> Vec<String> {
+    let mut all: Vec<String> = world.lines().into_values().flatten().collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_an_entry_that_is_gone_has_drained_is_not_read_again_under_a_name_of_another_one() {
+    let (mut world, _, writer) = draining("logs");
+    drop(writer);
+    world.run_for(QUIET * 2);
+    world.rename("old", "b.txt");
+    world.run_for(QUIET * 2);
+    assert_eq!(all_lines(&world), ["one", "two"]);
+}
+
+#[test]
+fn a_file_that_is_drained_goes_on_under_a_name_of_another_entry() {
+    for topic in ["logs", "other"] {
+        for turns in 0..4 {
+            let (mut world, _, mut writer) = draining(topic);
+            for _ in 0..turns {
+                world.turn();
+            }
+            world.rename("old", "b.txt");
+            world.turn();
+            writer.write_all(b"three\n").unwrap();
+            world.run_for(Duration::from_secs(1));
+            writer.write_all(b"zzz\n").unwrap();
+            drop(writer);
+            world.run_for(QUIET + LATE + Duration::from_secs(11));
+            assert_eq!(all_lines(&world), ["one", "three", "two", "zzz"], "{turns}");
+            assert!(world.losses().is_empty());
+            assert_eq!(world.sources(), 1);
+        }
+    }
+}
+
+#[test]
+fn what_was_drained_is_not_read_again_when_its_file_was_out_of_sight() {
+    let (mut world, new, writer) = draining("logs");
+    drop(writer);
+    world.run_for(QUIET * 2);
+    std::fs::create_dir(world.path("far")).unwrap();
+    world.rename("old", "far/old");
+    world.pass(ASIDE_EVERY);
+    world.run_for(Duration::from_secs(11));
+    world.kill();
+    world.config = new;
+    world.rename("far/old", "b.txt");
+    world.run_for(QUIET * 2);
+    assert_eq!(all_lines(&world), ["one", "two"]);
+}
+
+#[test]
+fn an_entry_that_gets_another_name_just_after_a_truncation_counts_what_was_cut_off() {
+    let mut world = World::new();
+    let app = world.config.clone();
+    world.append("a.log", "one\ntwo\nunread");
+    world.settle();
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_secs(1));
+    let new = other(&world, &["*.log"]);
+    world.reload_to(&compare(&[app], &[new]).sources);
+    world.run_for(QUIET * 2);
+    assert_eq!(world.lines_of("a.log"), ["one", "two", "new"]);
+    assert_eq!(world.losses(), ["truncated 1 6"]);
 }
