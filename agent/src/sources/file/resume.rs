@@ -180,7 +180,9 @@ impl FileSource {
         }
         // A file that was inherited may have no name.
         epoch.place = Some(place).filter(|place| !is_named && !place.as_os_str().is_empty());
-        epoch.size_seen = opened.size.max(position.offset);
+        // It may have had more when it was seen last, before a reload.
+        let size_seen = epoch.size_seen;
+        epoch.size_seen = size_seen.max(opened.size);
         let is_done = is_finished && opened.size == position.offset;
         epoch.content = (!is_done).then(|| opened.file.into());
         if is_named {
@@ -206,9 +208,14 @@ impl FileSource {
             Ok(false) => {
                 if let Some(epoch) = self.epoch(id) {
                     // The length is that of what is there now.
-                    epoch.size_seen = position.offset;
+                    epoch.size_seen = size_seen;
                 }
-                self.truncated(id, Why::CutWhileStopped, out);
+                let left = self.inherited_lives.get(&(position.lineage, id.number));
+                let why = match left {
+                    Some(left) if !left.is_unseen => Why::Truncated,
+                    _ => Why::CutWhileStopped,
+                };
+                self.truncated(id, why, out);
             }
             Err(error) => {
                 let path = path_of(position);
@@ -256,6 +263,7 @@ impl FileSource {
                 id: (lineage, epoch.number),
                 size_seen: epoch.size_seen,
                 account: epoch.account,
+                is_unseen: epoch.is_unseen,
                 sought: match epoch.life {
                     Life::Truncated(since) => Some((since, epoch.cut_by)),
                     _ => None,
@@ -548,6 +556,8 @@ pub struct LeftLife {
     id: (LineageId, u32),
     size_seen: u64,
     account: Account,
+    /// Nobody has seen the file since the agent started.
+    is_unseen: bool,
     /// Since when its copy is looked for, and what its rest is lost to if there is none.
     sought: Option<(Duration, Why)>,
 }

@@ -236,6 +236,24 @@ fn a_reload_while_a_copy_is_looked_for_still_counts_what_was_lost() {
 }
 
 #[test]
+fn what_is_cut_off_of_a_file_just_before_a_reload_is_counted() {
+    let whole = numbered(0..500);
+    for (left, lost) in [(0, 6), (whole.len() + 2, 4)] {
+        let mut world = World::new();
+        world.append("a.log", &format!("{whole}unread"));
+        world.settle();
+        world.writer("a.log").set_len(left as u64).unwrap();
+        if left == 0 {
+            world.append("a.log", "new\n");
+        }
+        world.config.labels.clear();
+        world.reload();
+        world.run_for(COPY_GRACE * 2);
+        assert_eq!(world.losses(), [format!("truncated 1 {lost}")]);
+    }
+}
+
+#[test]
 fn a_source_that_is_gone_ends_once_its_last_file_is_drained() {
     let mut world = World::new();
     let mut old = world.writer("a.log");
