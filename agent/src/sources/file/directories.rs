@@ -8,6 +8,7 @@ use std::path::Path;
 use super::copies::Suspect;
 use super::discovery::is_absent;
 use super::reconcile::Directory;
+use super::renamed::Move;
 use super::{FileSource, watch_hint};
 use crate::limits::COPY_DIRECTORIES_MAX;
 
@@ -139,8 +140,7 @@ impl FileSource {
             leads_to.into_iter().chain([lineage.directory])
         });
         let looks = self.looks.iter().map(|(directory, _)| *directory);
-        let moves = self.moves.iter();
-        let moves = moves.flat_map(|(from, to)| [from.directory, to.directory]);
+        let moves = self.moves.iter().flat_map(Move::directories);
         let suspects = self.suspects.iter().flat_map(Suspect::directories);
         let all = lineages.chain(looks).chain(moves).chain(suspects);
         let mut all: HashSet<usize> = all.chain(self.vettings.directories()).collect();

@@ -111,9 +111,10 @@ use multiline::Multiline;
 use pattern::Patterns;
 use reader::{LastLine, Read, Reader, Taken};
 use reconcile::{Directory, Passes};
+use renamed::Move;
 pub use resume::LeftLife;
 use vetting::Vettings;
-use watch::{Hint, Spot, Watch};
+use watch::{Hint, Watch};
 
 /// What a file source follows, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,8 +207,8 @@ pub struct FileSource {
     ready: VecDeque<usize>,
     /// Paths to look at: directory and name.
     looks: BTreeSet<(usize, OsString)>,
-    /// Renames of files that may not have been met under their first name.
-    moves: VecDeque<(Spot, Spot)>,
+    /// Renames that events told of.
+    moves: VecDeque<Move>,
     attention: BTreeSet<usize>,
     /// Lineages whose last record may be whole at a time, each once.
     pending: BTreeSet<(Duration, usize)>,
@@ -411,15 +412,8 @@ impl FileSource {
                 }
                 self.look_again_at_suspects();
             }
-            Hint::Moved { from, to } => {
-                // The next rotation has shifted it on already.
-                for (_, place) in self.moves.iter_mut().filter(|(_, place)| *place == from) {
-                    place.clone_from(&to);
-                }
-                if self.is_meant(from.directory, &from.name) {
-                    self.moves.push_back((from, to));
-                }
-            }
+            Hint::Moved { from, to } => self.moved(from, to),
+            Hint::Deleted { directory, name } => self.deleted(directory, name),
             Hint::Tree => self.reconcile_by(now.monotonic + RECONCILE_SETTLE),
             Hint::Overflow => self.doubt_all(now),
         });

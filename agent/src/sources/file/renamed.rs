@@ -3,10 +3,12 @@
 //! Renames go on while they are followed: a file can be shifted on by the next rotations between its
 //! event and the look at it. So a name is believed only if no event that came meanwhile says that what
 //! bore it has another name by now. Where no name leads to the file and it is not the one that the path
-//! was seen to name, or where events were lost, it is sought among the names that a rotation gives.
+//! was seen to name, or where events were lost, it is sought among the names that a rotation gives. But not
+//! where an event says that it was deleted: what lies beside it then is another one, perhaps an old copy.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -23,6 +25,26 @@ use crate::ambient::Now;
 use crate::limits::RENAMES_TRIED;
 use crate::pipeline::Outlet;
 
+/// A rename of a file that may not have been met under its first name.
+#[derive(Clone)]
+pub(super) struct Move {
+    from: Spot,
+    /// Where it went, and has been seen to go on to since.
+    place: Spot,
+    /// It was deleted there.
+    is_gone: bool,
+}
+
+impl Move {
+    pub(super) fn directories(&self) -> [usize; 2] {
+        [self.from.directory, self.place.directory]
+    }
+
+    fn is_at(&self, directory: usize, name: &OsStr) -> bool {
+        !self.is_gone && self.place.directory == directory && self.place.name == name
+    }
+}
+
 /// A file that was never met and looks like a rotated one of a path.
 struct Stranger {
     born: SystemTime,
@@ -32,32 +54,66 @@ struct Stranger {
 }
 
 impl FileSource {
+    /// An event says that a file got another name.
+    pub(super) fn moved(&mut self, from: Spot, to: Spot) {
+        // The next rotation has shifted it on already.
+        for it in &mut self.moves {
+            if it.is_at(from.directory, &from.name) {
+                it.place.clone_from(&to);
+            }
+        }
+        if self.is_meant(from.directory, &from.name) {
+            self.moves.push_back(Move {
+                from,
+                place: to,
+                is_gone: false,
+            });
+        }
+    }
+
+    /// An event says that a name was deleted.
+    pub(super) fn deleted(&mut self, directory: usize, name: &OsStr) {
+        for it in &mut self.moves {
+            it.is_gone |= it.is_at(directory, name);
+        }
+    }
+
     /// Begins the files that were renamed before they were met: each is its path's next epoch all the
     /// same.
     pub(super) fn follow_moves(&mut self, out: &mut Outlet<'_>) {
         let mut tries = RENAMES_TRIED;
-        while let Some((_, to)) = self.moves.front().cloned() {
-            let path = self.path_at(&to);
-            let opened = self.open_or_make_room(&path, out.now());
+        while let Some(first) = self.moves.front().cloned() {
+            let path = self.path_at(&first.place);
+            let opened = if first.is_gone {
+                Err(io::ErrorKind::NotFound.into())
+            } else {
+                self.open_or_make_room(&path, out.now())
+            };
             self.take_hints(out.now());
-            let is_where_it_was = self.moves.front().is_some_and(|(_, place)| *place == to);
+            let next = self.moves.front();
+            let is_where_it_was = next.is_some_and(|it| it.place == first.place);
             if !is_where_it_was && tries > 0 {
                 tries -= 1;
                 continue;
             }
-            let Some((from, to)) = self.moves.pop_front() else {
+            let Some(Move {
+                from,
+                place,
+                is_gone,
+            }) = self.moves.pop_front()
+            else {
                 return;
             };
             match opened {
                 Ok(Some(opened)) if is_where_it_was => {
                     if !self.patterns.matches(&path) {
-                        self.begin_renamed(&from, &to, opened, out);
+                        self.begin_renamed(&from, &place, opened, out);
                     }
                 }
                 // Not a file.
                 Ok(None) if is_where_it_was => {}
-                _ if self.has_left(&from, out.now()) => {}
-                _ => self.seek_strangers(&from, &to, out),
+                _ if self.has_left(&from, out.now()) || is_gone => {}
+                _ => self.seek_strangers(&from, &place, out),
             }
         }
     }
@@ -106,8 +162,7 @@ impl FileSource {
     /// A name was written to. It may be that of a closed file that was renamed just before: should it be
     /// gone when it is looked for, there was more to read of it.
     pub(super) fn stir_moved(&mut self, directory: usize, name: &OsStr) {
-        let is_here = |place: &Spot| place.directory == directory && place.name == name;
-        for (from, _) in self.moves.iter().filter(|(_, place)| is_here(place)) {
+        for Move { from, .. } in self.moves.iter().filter(|it| it.is_at(directory, name)) {
             let index = self.directories[from.directory].names.get(&from.name);
             let lineage = index.and_then(|&index| self.lineages[index].as_mut());
             if let Some(epoch) = lineage.and_then(Lineage::named) {

@@ -42,6 +42,8 @@ pub(super) enum Hint<'a> {
     Named { directory: usize, name: &'a OsStr },
     /// A file got another name. Both directories are watched.
     Moved { from: Spot, to: Spot },
+    /// A name in a directory was deleted.
+    Deleted { directory: usize, name: &'a OsStr },
     /// A directory appeared in a directory, or went.
     Tree,
     /// Events were lost: look everywhere.
@@ -175,6 +177,9 @@ impl Watch {
                 } else {
                     Hint::Named { directory, name }
                 });
+                if flags.contains(ReadFlags::DELETE) {
+                    each(Hint::Deleted { directory, name });
+                }
             }
             if flags.contains(ReadFlags::MOVED_FROM) {
                 moved = Some(Moved {

@@ -1,4 +1,6 @@
 //! Files that are moved out of the pattern before anything was made of them.
+//!
+//! What was moved before it was met, and deleted where it went, is none of the files that lie there.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use model::position::Codec;
 
 use super::decompressed::compress;
-use super::numbered;
+use super::{expected, numbered};
 use crate::testing::World;
 
 #[test]
@@ -46,4 +48,38 @@ fn a_suspect_that_is_moved_out_of_the_pattern_is_no_file_of_its_own() {
         .map(|(name, lines)| (name, lines.len()))
         .collect();
     assert_eq!(counts, [("a.log".to_owned(), 501)], "{:?}", world.states());
+}
+
+#[test]
+fn a_file_that_was_rotated_before_it_was_met_and_deleted_is_not_taken_for_an_old_copy() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..16));
+    // From before the first start: what it holds is older than anything that is read.
+    world.copy_truncate("a.log", "a.log-1");
+    world.settle();
+    world.rename("a.log", "a.log-2");
+    world.append("a.log-2", &numbered(16..17));
+    world.append("a.log", &numbered(17..20));
+    world.rename("a.log", "a.log-3");
+    world.remove("a.log-3");
+    world.append("a.log", &numbered(20..30));
+    world.run_for(Duration::from_secs(10));
+    let expected = [expected(16..17), expected(20..30)].concat();
+    assert_eq!(world.lines_of("a.log"), expected);
+}
+
+#[test]
+fn a_file_that_takes_the_name_of_a_deleted_one_is_not_taken_for_it() {
+    let mut world = World::new();
+    world.append("a.log", &numbered(0..1));
+    world.settle();
+    world.rename("a.log", "a.log-1");
+    world.append("a.log", &numbered(1..2));
+    world.rename("a.log", "a.log-2");
+    world.remove("a.log-2");
+    world.append("a.log-2", "somebody's\n");
+    world.rename("a.log-2", "a.log-3");
+    world.append("a.log", &numbered(2..3));
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.lines_of("a.log"), ["line 0", "line 2"]);
 }
