@@ -339,6 +339,10 @@ pub const RENAMES_TRIED: u32 = 16;
 /// Rotated, deleted and truncated files are looked at this often: no event tells of them.
 pub const ATTENTION_EVERY: Duration = Duration::from_millis(50);
 
+/// So many copies are sought at each such look: one takes some 30 us, so that a night's rotation of all
+/// files does not take a core for as long as it takes to look through what was compressed.
+pub const COPIES_SOUGHT_MAX: usize = 256;
+
 /// A rotated file whose writer may still have it open is at its end when it has not grown for this
 /// long. Until then its successor waits, so that the order holds.
 pub const QUIET: Duration = Duration::from_secs(5);

@@ -10,7 +10,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +22,8 @@ use super::kernel::is_unlinked;
 use super::likeness::Beginning;
 use super::lineage::{Epoch, Life, Lineage};
 use super::moved::is_restored;
-use super::pattern::{is_rotation_of, without_codec};
+use super::pattern::is_rotation_of;
+use super::siblings::Listed;
 use super::watch::Spot;
 use super::{EpochId, FileSource, Phase};
 use crate::ambient::Now;
@@ -50,9 +50,6 @@ pub(super) struct Suspect {
     /// Where it was moved to, when the patterns do not mean that.
     moved_to: Option<Spot>,
 }
-
-/// When a file changed, whether its name is of a compressed one, its directory and its name.
-type Dated = ((i64, i64), bool, usize, OsString);
 
 /// What a copy must have.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +87,20 @@ enum Likeness {
     /// Its copy, made before the last that was read.
     ShortCopy,
     None,
+}
+
+/// What is found among the files beside a truncated one.
+enum Found {
+    Copy(Copy),
+    /// A copy which ends before what was added to the file until it was rotated and compressed, if that is
+    /// what a newer compressed one turns out to be.
+    Perhaps(Copy),
+    /// Something is not where it was listed for others.
+    Moved,
+    None {
+        short: Option<Copy>,
+        all_seen: bool,
+    },
 }
 
 impl Suspect {
@@ -132,6 +143,11 @@ impl Suspect {
 impl FileSource {
     /// Looks for the copy of a truncated epoch among the files beside it.
     pub(super) fn seek_copy(&mut self, id: EpochId, out: &mut Outlet<'_>) {
+        self.seek_copy_in(&mut Listed::default(), id, out);
+    }
+
+    /// The same where directories may be listed already, since the file was truncated.
+    pub(super) fn seek_copy_in(&mut self, listed: &mut Listed, id: EpochId, out: &mut Outlet<'_>) {
         if self.phase == Phase::New {
             // What lies beside it may be a file that is not taken up yet.
             self.attention.insert(id.lineage);
@@ -140,7 +156,10 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
         };
-        let own = (lineage.directory, lineage.name.clone());
+        let own = Spot {
+            directory: lineage.directory,
+            name: lineage.name.clone(),
+        };
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
@@ -155,42 +174,13 @@ impl FileSource {
             self.doubt_copy(key);
         }
         let origins = self.origins(own, place.as_deref());
-        let (mut short, mut is_newer_unvetted) = (None, false);
         let waited = out.now().monotonic.saturating_sub(since);
-        let (siblings, mut all_seen) = self.siblings(&origins);
-        for (directory, candidate) in siblings {
-            let opened = match self.open(&self.directories[directory].path.join(&candidate)) {
-                Ok(Some(opened)) => opened,
-                Ok(None) => continue,
-                Err(error) => {
-                    all_seen &= is_absent(&error);
-                    continue;
-                }
-            };
-            if self.known_as(&opened).is_some() {
-                continue;
-            }
-            if self.is_to_be_vetted(directory, &candidate, &opened, out.now()) {
-                is_newer_unvetted |= self.is_vetted_for(id, opened.key);
-                continue;
-            }
-            let likeness = self.likeness(id, sample, &opened);
-            let copy = Copy {
-                key: opened.key,
-                directory,
-                name: candidate,
-                size: opened.size,
-                content: opened.file.into(),
-            };
-            let may_be_backup = is_newer_unvetted && !self.is_suspected(copy.key);
-            match likeness {
-                // It ends before what was added to the file until it was rotated and compressed.
-                Likeness::Copy if may_be_backup && waited < HOLD_MAX => return,
-                Likeness::Copy => return self.absorb(id, copy, out),
-                Likeness::ShortCopy => short = Some(copy),
-                Likeness::None => {}
-            }
-        }
+        let (short, all_seen) = match self.look_at_siblings((id, sample), &origins, listed, out) {
+            Found::Moved => return self.seek_copy_in(listed, id, out),
+            Found::Perhaps(_) if waited < HOLD_MAX => return,
+            Found::Copy(copy) | Found::Perhaps(copy) => return self.absorb(id, copy, out),
+            Found::None { short, all_seen } => (short, all_seen),
+        };
         if let Some(copy) = self.suspect_like(id, sample, &origins) {
             self.looks.insert((copy.directory, copy.name.clone()));
             return self.absorb(id, copy, out);
@@ -209,24 +199,69 @@ impl FileSource {
         }
     }
 
+    /// Opens the files that a copy may be by their names.
+    fn look_at_siblings(
+        &mut self,
+        (id, sample): (EpochId, Sample),
+        origins: &[Spot],
+        listed: &mut Listed,
+        out: &Outlet<'_>,
+    ) -> Found {
+        listed.begin();
+        let (siblings, mut all_seen) = self.siblings(origins, listed);
+        let (mut short, mut is_newer_unvetted) = (None, false);
+        for Spot { directory, name } in siblings {
+            let opened = match self.open(&self.directories[directory].path.join(&name)) {
+                Ok(Some(opened)) => opened,
+                Ok(None) => continue,
+                Err(error) if is_absent(&error) && listed.renew() => return Found::Moved,
+                Err(error) => {
+                    all_seen &= is_absent(&error);
+                    continue;
+                }
+            };
+            if self.known_as(&opened).is_some() {
+                continue;
+            }
+            if self.is_to_be_vetted(directory, &name, &opened, out.now()) {
+                is_newer_unvetted |= self.is_vetted_for(id, opened.key);
+                continue;
+            }
+            let likeness = self.likeness(id, sample, &opened);
+            let copy = Copy {
+                key: opened.key,
+                directory,
+                name,
+                size: opened.size,
+                content: opened.file.into(),
+            };
+            let may_be_backup = is_newer_unvetted && !self.is_suspected(copy.key);
+            match likeness {
+                Likeness::Copy if may_be_backup => return Found::Perhaps(copy),
+                Likeness::Copy => return Found::Copy(copy),
+                Likeness::ShortCopy => short = Some(copy),
+                Likeness::None => {}
+            }
+        }
+        Found::None { short, all_seen }
+    }
+
     /// Where copies are named for: the path and, where that is a link, what it leads to.
-    fn origins(&mut self, own: (usize, OsString), place: Option<&Path>) -> Vec<(usize, OsString)> {
+    fn origins(&mut self, own: Spot, place: Option<&Path>) -> Vec<Spot> {
         let mut origins = vec![own];
         if let Some((dir, name)) = place.and_then(|it| it.parent().zip(it.file_name())) {
-            origins.push((self.directory(dir), name.to_owned()));
+            origins.push(Spot {
+                directory: self.directory(dir),
+                name: name.to_owned(),
+            });
         }
         origins
     }
 
     /// A copy that was deleted or renamed meanwhile, and is held open.
-    fn suspect_like(
-        &self,
-        id: EpochId,
-        sample: Sample,
-        origins: &[(usize, OsString)],
-    ) -> Option<Copy> {
+    fn suspect_like(&self, id: EpochId, sample: Sample, origins: &[Spot]) -> Option<Copy> {
         self.suspects.iter().find_map(|suspect| {
-            let is_near = |(directory, name): &(usize, OsString)| {
+            let is_near = |Spot { directory, name }: &Spot| {
                 let is_beside = self
                     .directories_near(*directory)
                     .contains(&suspect.directory);
@@ -252,86 +287,6 @@ impl FileSource {
                 content: opened.file.into(),
             })
         })
-    }
-
-    /// Names that a rotation could have given to a copy, in the same directory or a watched one near
-    /// it, the one that changed last first: guards over a few bytes can fit several. Of one moment, what is
-    /// compressed first. And whether all could be listed.
-    fn siblings(&mut self, origins: &[(usize, OsString)]) -> (Vec<(usize, OsString)>, bool) {
-        let mut names = Vec::new();
-        let mut all_seen = true;
-        for (directory, name) in origins {
-            all_seen &= self.names_like(*directory, name, &mut names);
-        }
-        names.sort_by(|a, b| b.cmp(a));
-        names.dedup();
-        let names = names.into_iter().map(|(_, _, near, name)| (near, name));
-        (names.collect(), all_seen)
-    }
-
-    fn names_like(&mut self, directory: usize, name: &OsStr, names: &mut Vec<Dated>) -> bool {
-        let mut all_seen = self.meet_directories_below(directory, name);
-        for near in self.directories_near(directory) {
-            let entries = match self.calls.list(&self.directories[near].path) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    all_seen &= is_absent(&error);
-                    continue;
-                }
-            };
-            for entry in entries {
-                let Ok(entry) = entry else {
-                    all_seen = false;
-                    break;
-                };
-                let other = entry.file_name();
-                let plain = without_codec(&other);
-                let is_same_elsewhere = near != directory && plain == name;
-                let is_compressed = plain.len() < other.len();
-                let is_compressed_self = plain == name && is_compressed;
-                if !is_same_elsewhere && !is_compressed_self && !is_rotation_of(name, plain) {
-                    continue;
-                }
-                match entry.metadata() {
-                    Ok(metadata) => {
-                        let changed = (metadata.ctime(), metadata.ctime_nsec());
-                        names.push((changed, is_compressed, near, other));
-                    }
-                    Err(error) => all_seen &= is_absent(&error),
-                }
-            }
-        }
-        all_seen
-    }
-
-    /// A directory that was made for the copy is watched from now on, if files in it are meant. Whether
-    /// all could be seen.
-    fn meet_directories_below(&mut self, directory: usize, name: &OsStr) -> bool {
-        let mut all_seen = true;
-        let entries = match self.calls.list(&self.directories[directory].path) {
-            Ok(entries) => entries,
-            Err(error) => return is_absent(&error),
-        };
-        let mut rotated = name.to_owned();
-        rotated.push(".1");
-        for entry in entries {
-            let Ok(entry) = entry else {
-                return false;
-            };
-            let below = entry.path();
-            let is_directory = match entry.file_type() {
-                Ok(kind) => kind.is_dir(),
-                Err(error) => {
-                    all_seen &= is_absent(&error);
-                    false
-                }
-            };
-            let is_meant = |name: &OsStr| self.patterns.matches(&below.join(name));
-            if is_directory && (is_meant(name) || is_meant(&rotated)) {
-                self.directory(&below);
-            }
-        }
-        all_seen
     }
 
     fn likeness(&self, id: EpochId, sample: Sample, candidate: &Opened) -> Likeness {

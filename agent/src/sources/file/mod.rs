@@ -16,6 +16,7 @@
 //! | `reconcile.rs` | looks at everything now and then, in case events were missed |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
+//! | `siblings.rs` | the names that a copy may have |
 //! | `likeness.rs` | files that begin as another one does |
 //! | `vetting.rs`, `waiting.rs` | compressed files are looked through, one after the other |
 //! | `verdict.rs` | what becomes of them then: whether they are whole, and whose copies |
@@ -66,6 +67,7 @@ mod renamed;
 mod report;
 mod resume;
 mod rotation;
+mod siblings;
 mod verdict;
 mod vetting;
 mod waiting;
@@ -210,6 +212,8 @@ pub struct FileSource {
     /// Renames that events told of.
     moves: VecDeque<Move>,
     attention: BTreeSet<usize>,
+    /// The first of those whose copies were not sought the last time.
+    next_sought: Option<usize>,
     /// Lineages whose last record may be whole at a time, each once.
     pending: BTreeSet<(Duration, usize)>,
     /// Files that cannot be opened, so that each is said once.
@@ -300,6 +304,7 @@ impl FileSource {
             looks: BTreeSet::new(),
             moves: VecDeque::new(),
             attention: BTreeSet::new(),
+            next_sought: None,
             pending: BTreeSet::new(),
             unreadable: HashMap::new(),
             awaited: None,

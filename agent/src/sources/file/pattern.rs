@@ -227,19 +227,24 @@ pub(super) fn is_rotation_of(base: &OsStr, other: &OsStr) -> bool {
     if other.starts_with(base) {
         return true;
     }
-    let Some(dot) = base
-        .iter()
-        .rposition(|&byte| byte == b'.')
-        .filter(|&dot| dot > 0)
-    else {
-        return false;
-    };
-    let (stem, extension) = base.split_at(dot);
-    other.starts_with(stem)
+    let (stem, extension) = split_extension(base);
+    !extension.is_empty()
+        && other.starts_with(stem)
         && other.ends_with(extension)
         && other[stem.len()..]
             .first()
             .is_some_and(|byte| !byte.is_ascii_alphabetic())
+}
+
+/// What every rotation of a name begins with, as [`is_rotation_of`] has it, and the name too.
+pub(super) fn rotation_prefix(base: &OsStr) -> &OsStr {
+    OsStr::from_bytes(split_extension(base.as_bytes()).0)
+}
+
+/// A name up to its extension and from there, if it has one.
+fn split_extension(name: &[u8]) -> (&[u8], &[u8]) {
+    let dot = name.iter().rposition(|&byte| byte == b'.');
+    name.split_at(dot.filter(|&dot| dot > 0).unwrap_or(name.len()))
 }
 
 /// Whether `other` is a rotated name with nothing but a number or a date added.
@@ -363,6 +368,9 @@ mod tests {
             for base in names.map(OsStr::new) {
                 let is_among = bases.iter().any(|it| it == base);
                 assert_eq!(is_among, is_rotation_of(base, other), "{base:?} {other:?}");
+                let prefix = rotation_prefix(base).as_bytes();
+                let begins = other.as_bytes().starts_with(prefix);
+                assert!(begins || base != other && !is_among, "{base:?} {other:?}");
             }
         }
     }

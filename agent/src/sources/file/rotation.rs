@@ -19,8 +19,9 @@ use super::find::doubted;
 use super::lineage::{Epoch, Life, Lineage};
 use super::multiline::Join;
 use super::reader::{LastLine, Read, Taken, Target};
+use super::siblings::Listed;
 use super::{EpochId, FileSource, Progress, kernel};
-use crate::limits::{HOLD_MAX, LATE, QUIET};
+use crate::limits::{COPIES_SOUGHT_MAX, HOLD_MAX, LATE, QUIET};
 use crate::pipeline::Outlet;
 
 impl FileSource {
@@ -337,9 +338,17 @@ impl FileSource {
         self.seek_copy(id, out);
     }
 
-    /// Looks at everything that no event tells of.
+    /// Looks at everything that no event tells of. Where many copies are sought, it goes on with the others
+    /// the next time.
     pub(super) fn attend(&mut self, out: &mut Outlet<'_>) {
-        for index in self.attention.clone() {
+        let mut listed = Listed::default();
+        let mut to_seek = COPIES_SOUGHT_MAX;
+        let first = self.next_sought.take();
+        let (before, from): (Vec<usize>, Vec<usize>) = self
+            .attention
+            .iter()
+            .partition(|&index| Some(*index) < first);
+        for index in from.into_iter().chain(before) {
             let Some(lineage) = &self.lineages[index] else {
                 self.attention.remove(&index);
                 continue;
@@ -360,7 +369,13 @@ impl FileSource {
                 };
                 match life {
                     Life::Named | Life::Missing(_) => {}
-                    Life::Truncated(_) => self.seek_copy(id, out),
+                    Life::Truncated(_) if to_seek == 0 => {
+                        self.next_sought.get_or_insert(index);
+                    }
+                    Life::Truncated(_) => {
+                        to_seek -= 1;
+                        self.seek_copy_in(&mut listed, id, out);
+                    }
                     Life::Detached(_) => {
                         self.take_hold(id, out);
                         // It may still grow, or be written anew.

@@ -8,7 +8,8 @@ use model::position::Codec;
 
 use super::decompressed::compress;
 use super::{expected, numbered};
-use crate::limits::COMPRESSED_UNFINISHED;
+use crate::files::State;
+use crate::limits::{COMPRESSED_UNFINISHED, COPIES_SOUGHT_MAX, HOLD_MAX};
 use crate::sources::Next;
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -92,4 +93,36 @@ fn half_a_compressed_file_that_stays_so_wakes_nobody_and_is_read_soon_after_its_
         world.run_for(Duration::from_secs(2));
         assert_eq!(world.lines_of("old.log.gz"), expected(0..5000));
     }
+}
+
+#[test]
+fn more_files_than_are_sought_at_once_go_on_in_what_they_were_compressed_to_while_stopped() {
+    let mut world = World::with_rotated();
+    let files = u32::try_from(COPIES_SOUGHT_MAX).unwrap() * 2 + 50;
+    let name = |file: u32| format!("{file:05}.log");
+    let first = |file: u32| file * 4;
+    for file in 0..files {
+        world.append(&name(file), &numbered(first(file)..first(file) + 3));
+    }
+    world.settle();
+    world.stop();
+    for file in 0..files {
+        // Of every seventh nothing is left.
+        if file % 7 > 0 {
+            let text = numbered(first(file)..first(file) + 4);
+            let compressed = compress(Codec::Gzip, text.as_bytes());
+            fs::write(world.path(&format!("{}.1.gz", name(file))), compressed).unwrap();
+        }
+        world.remove(&name(file));
+    }
+    world.settle();
+    world.run_for(HOLD_MAX + HOLD_MAX);
+    for file in 0..files {
+        let read = if file % 7 > 0 { 4 } else { 3 };
+        let lines = expected(first(file)..first(file) + read);
+        assert_eq!(world.lines_of(&name(file)), lines, "{file}");
+    }
+    assert_eq!(world.lines().len(), usize::try_from(files).unwrap());
+    let mut states = world.states().into_iter();
+    assert!(states.all(|(.., state)| state != State::LookingForCopy));
 }
