@@ -388,7 +388,7 @@ pub const VETTINGS_WAITING_MAX: usize = 8 * 1024;
 pub const REFUSED_MAX: usize = 1024;
 
 /// Directories in which the copy of a truncated file is looked for: its own, and watched ones near it, those
-/// above and below before those beside it.
+/// above and below before those beside it, of many below those that changed last.
 pub const COPY_DIRECTORIES_MAX: usize = 16;
 
 /// The numbers of a path's epochs are at least so far apart: one less is the number of lives that can be

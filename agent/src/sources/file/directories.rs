@@ -2,7 +2,9 @@
 //! nothing is left of what was in them. A host where each pod, or each day, has a directory of its own
 //! meets new ones for ever.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::copies::Suspect;
@@ -11,6 +13,12 @@ use super::reconcile::Directory;
 use super::renamed::Move;
 use super::{FileSource, watch_hint};
 use crate::limits::COPY_DIRECTORIES_MAX;
+
+/// When a name came to a directory or went from it for the last time, in seconds and nanoseconds.
+fn changed_at(path: &Path) -> Option<(i64, i64)> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.mtime(), metadata.mtime_nsec()))
+}
 
 impl FileSource {
     /// The number of a directory, which is watched from now on.
@@ -36,15 +44,19 @@ impl FileSource {
     }
 
     /// The directory, and watched ones near it: the one above, those below, and those beside it, which are
-    /// as many as there are applications and come last.
+    /// as many as there are applications and come last. Of many below, those where a name came or went last.
     pub(super) fn directories_near(&self, directory: usize) -> Vec<usize> {
         let own = self.directories[directory].path.as_path();
-        let below = |path| self.directories_below.get(path).into_iter().flatten();
+        let in_it = |path| self.directories_below.get(path).into_iter().flatten();
+        let mut below: Vec<usize> = in_it(own).copied().collect();
+        if below.len() > COPY_DIRECTORIES_MAX {
+            below.sort_by_cached_key(|&it| Reverse(changed_at(&self.directories[it].path)));
+        }
         let above = own.parent();
-        let beside = above.into_iter().flat_map(below);
+        let beside = above.into_iter().flat_map(in_it).copied();
         let above = above.and_then(|above| self.directory_numbers.get(above));
-        let others = above.into_iter().chain(below(own)).chain(beside);
-        let others = others.copied().filter(|&other| other != directory);
+        let others = above.copied().into_iter().chain(below).chain(beside);
+        let others = others.filter(|&other| other != directory);
         let near = std::iter::once(directory).chain(others);
         near.take(COPY_DIRECTORIES_MAX).collect()
     }

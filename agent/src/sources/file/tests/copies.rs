@@ -243,3 +243,24 @@ fn a_copy_in_its_own_olddir_is_found_among_many_directories() {
     assert_eq!(world.lines().len(), apps, "copies are not read");
     assert!(world.losses().is_empty(), "{:?}", world.losses());
 }
+
+#[test]
+fn a_copy_in_one_of_many_directories_below_is_found() {
+    let mut world = World::new();
+    world.config.files = vec![world.path("**/*.log").display().to_string()];
+    for application in 0..20 {
+        let directory = world.path(&format!("{application:02}"));
+        fs::create_dir(directory).unwrap();
+        world.append(&format!("{application:02}/app.log"), "other\n");
+    }
+    fs::create_dir(world.path("zz")).unwrap();
+    world.append("zz/old.log", "old\n");
+    world.append("a.log", &numbered(0..100));
+    world.settle();
+    world.append("a.log", &numbered(100..120));
+    world.copy_truncate("a.log", "zz/a.log.1");
+    world.append("a.log", &numbered(120..130));
+    world.run_for(COPY_GRACE * 3);
+    assert_eq!(world.lines_of("a.log"), expected(0..130));
+    assert_eq!(world.losses(), [""; 0]);
+}
