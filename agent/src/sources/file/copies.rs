@@ -20,7 +20,7 @@ use super::content::Content;
 use super::discovery::{Opened, is_absent};
 use super::kernel::is_unlinked;
 use super::likeness::Beginning;
-use super::lineage::{Epoch, Life, Lineage};
+use super::lineage::{Epoch, Life, Lineage, Standing};
 use super::moved::is_restored;
 use super::pattern::is_rotation_of;
 use super::siblings::Listed;
@@ -45,6 +45,8 @@ pub(super) struct Suspect {
     made_by: Duration,
     /// Open while few are, so that it is read also when it is deleted meanwhile.
     file: Option<File>,
+    /// The last epoch that the path had had when it was seen to name this file.
+    after: Option<u32>,
     /// What it began with when a file beside it did too.
     beginning: Beginning,
     /// Where it was moved to, when the patterns do not mean that.
@@ -464,7 +466,11 @@ impl FileSource {
             let is_changed = self.suspects[at].size != opened.size;
             let present = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
             let present = present.flatten();
+            let after = self.last_epoch_at(directory, name);
             let suspect = &mut self.suspects[at];
+            if (suspect.directory, suspect.name.as_os_str()) != (directory, name) {
+                suspect.after = after;
+            }
             suspect.directory = directory;
             name.clone_into(&mut suspect.name);
             suspect.moved_to = None;
@@ -498,10 +504,17 @@ impl FileSource {
             changed_at: now.monotonic,
             made_by: now.monotonic + self.copying_max(&beginning),
             file: file.flatten(),
+            after: self.last_epoch_at(directory, name),
             beginning,
             moved_to: None,
         });
         true
+    }
+
+    /// The last epoch that a path has had.
+    fn last_epoch_at(&self, directory: usize, name: &OsStr) -> Option<u32> {
+        let index = *self.directories[directory].names.get(name)?;
+        self.lineages[index].as_ref()?.last_epoch
     }
 
     /// Whether a file waits for what comes of its likeness. It is meant, and begun on its own in the end.
@@ -529,42 +542,57 @@ impl FileSource {
     /// Reads suspects as files of their own once nothing came of the suspicion, also those that were
     /// deleted or renamed meanwhile.
     pub(super) fn judge_suspects(&mut self, out: &mut Outlet<'_>) {
-        let now = out.now();
-        let suspects = std::mem::take(&mut self.suspects).into_iter();
-        let (over, others): (Vec<_>, Vec<_>) =
-            suspects.partition(|suspect| self.is_over(suspect, now.monotonic));
-        self.suspects = others;
-        for suspect in over {
-            if self.known.contains_key(&suspect.key) {
-                continue;
+        let now = out.now().monotonic;
+        let over = self.suspects.iter().filter(|it| self.is_over(it, now));
+        let over: Vec<FileKey> = over.map(|suspect| suspect.key).collect();
+        for key in over {
+            let at = self.suspects.iter().position(|it| it.key == key);
+            let suspect = at.map(|at| self.suspects.remove(at));
+            if let Some(suspect) = suspect.filter(|it| !self.known.contains_key(&it.key)) {
+                self.begin_suspect(suspect, out);
             }
-            let path = match &suspect.moved_to {
-                Some(to) => self.path_at(to),
-                None => self.directories[suspect.directory].path.join(&suspect.name),
-            };
-            let is_there = match self.open_or_make_room(&path, now) {
-                Ok(Some(mut opened)) if opened.key == suspect.key => {
-                    opened.from = suspect.from;
-                    opened.passed_over = suspect.passed_over;
-                    self.begin(suspect.directory, &suspect.name, opened, out);
-                    if let Some(to) = &suspect.moved_to {
-                        self.went_to(suspect.key, to, out);
-                    }
-                    continue;
-                }
-                Ok(other) => other.is_some(),
-                Err(error) if is_absent(&error) => false,
-                // What cannot be seen is not absent.
-                Err(error) => {
-                    self.say_unreadable(&path, &error);
-                    self.suspects.push(suspect);
-                    continue;
-                }
-            };
-            if is_there {
-                self.looks.insert((suspect.directory, suspect.name.clone()));
+        }
+    }
+
+    /// Reads a suspect as a file of its own.
+    fn begin_suspect(&mut self, suspect: Suspect, out: &mut Outlet<'_>) {
+        let path = match &suspect.moved_to {
+            Some(to) => self.path_at(to),
+            None => self.directories[suspect.directory].path.join(&suspect.name),
+        };
+        let is_there = match self.open_or_make_room(&path, out.now()) {
+            Ok(Some(mut opened)) if opened.key == suspect.key => {
+                opened.from = suspect.from;
+                opened.passed_over = suspect.passed_over;
+                let Some(to) = &suspect.moved_to else {
+                    return self.begin(suspect.directory, &suspect.name, opened, out);
+                };
+                self.begin_behind(&suspect, opened, out);
+                return self.went_to(suspect.key, to, out);
             }
-            self.begin_gone(suspect, &path, out);
+            Ok(other) => other.is_some(),
+            Err(error) if is_absent(&error) => false,
+            // What cannot be seen is not absent.
+            Err(error) => {
+                self.say_unreadable(&path, &error);
+                return self.suspects.push(suspect);
+            }
+        };
+        if is_there {
+            self.looks.insert((suspect.directory, suspect.name.clone()));
+        }
+        self.begin_gone(suspect, &path, out);
+    }
+
+    /// Begins a file that its path does not name any more: before those that the path named since, and
+    /// before other suspects that had the path after it.
+    fn begin_behind(&mut self, suspect: &Suspect, opened: Opened, out: &mut Outlet<'_>) {
+        let spot = (suspect.directory, suspect.name.as_os_str());
+        self.begin_as(Standing::Behind(suspect.after), spot, opened, out);
+        let number = self.known.get(&suspect.key).map(|id| id.number);
+        let others = self.suspects.iter_mut();
+        for other in others.filter(|it| (it.directory, it.name.as_os_str()) == spot) {
+            other.after = other.after.max(number);
         }
     }
 
@@ -601,8 +629,8 @@ impl FileSource {
     }
 
     /// Reads a suspect that its name does not lead to any more, or counts what is lost with it.
-    fn begin_gone(&mut self, suspect: Suspect, path: &Path, out: &mut Outlet<'_>) {
-        let Some(file) = suspect.file else {
+    fn begin_gone(&mut self, mut suspect: Suspect, path: &Path, out: &mut Outlet<'_>) {
+        let Some(file) = suspect.file.take() else {
             return self.audit.unread(path, suspect.unread(), Why::Deleted, out);
         };
         let opened = Opened {
@@ -615,9 +643,6 @@ impl FileSource {
             codec: Codec::None,
             passed_over: suspect.passed_over,
         };
-        self.begin(suspect.directory, &suspect.name, opened, out);
-        if let Some(&id) = self.known.get(&suspect.key) {
-            self.detach_named(id.lineage, out.now());
-        }
+        self.begin_behind(&suspect, opened, out);
     }
 }

@@ -14,7 +14,7 @@ use model::position::{Codec, FileKey};
 
 use super::audit::Why;
 use super::content::Content;
-use super::lineage::{Epoch, Life, Lineage, bytes_of};
+use super::lineage::{Epoch, Life, Lineage, Standing, bytes_of};
 use super::moved::Arrival;
 use super::reader::Reader;
 use super::watch::Spot;
@@ -245,11 +245,22 @@ impl FileSource {
         self.queue(id.lineage);
     }
 
-    /// Begins a new epoch with a file that was never met.
+    /// Begins a new epoch with a file that was never met, and that a path names.
     pub(super) fn begin(
         &mut self,
         directory: usize,
         name: &OsStr,
+        opened: Opened,
+        out: &mut Outlet<'_>,
+    ) {
+        self.begin_as(Standing::Newest, (directory, name), opened, out);
+    }
+
+    /// The same with one that the path may have named before others.
+    pub(super) fn begin_as(
+        &mut self,
+        standing: Standing,
+        (directory, name): (usize, &OsStr),
         opened: Opened,
         out: &mut Outlet<'_>,
     ) {
@@ -266,20 +277,27 @@ impl FileSource {
                 directory,
                 name: name.to_owned(),
             };
-            return self.go_on(id, &spot, opened, out);
+            self.go_on(id, &spot, opened, out);
+            if standing != Standing::Newest {
+                self.detach_named(id.lineage, now);
+            }
+            return;
         }
         let index = self.lineage(directory, name);
-        self.detach_named(index, now);
-        let Some(lineage) = &mut self.lineages[index] else {
+        if standing == Standing::Newest {
+            self.takes_name(index, opened.key.inode, now);
+        }
+        let Some(lineage) = &self.lineages[index] else {
             return;
         };
-        lineage.met = true;
-        lineage.entry = opened.key.inode;
-        lineage.alias_of = None;
         let path = lineage.path.clone();
-        let number = next_number(lineage.last_epoch, now);
+        let (at, number) = lineage.place_of(standing, now);
         let content = Content::new(opened.file, opened.codec);
         let mut epoch = Epoch::new(number, opened.key, content, now.monotonic);
+        if standing != Standing::Newest {
+            epoch.life = Life::Detached(now.monotonic);
+            self.attention.insert(index);
+        }
         if opened.codec == Codec::None {
             epoch.saw_size(opened.size, now.monotonic);
         }
@@ -290,8 +308,7 @@ impl FileSource {
         let Some(lineage) = &mut self.lineages[index] else {
             return;
         };
-        let lineage_is_new = lineage.stream.is_none();
-        lineage.last_epoch = Some(number);
+        lineage.last_epoch = lineage.last_epoch.max(Some(number));
         if opened.from > 0 && aside.is_none() {
             epoch.account.unread = opened.from;
             self.audit
@@ -299,17 +316,13 @@ impl FileSource {
             // After a crash nobody would know where it was begun.
             self.is_start_unsaved = true;
         }
-        lineage.epochs.push_back(epoch);
+        lineage.epochs.insert(at, epoch);
         let id = EpochId {
             lineage: index,
             number,
         };
-        // The order of its lines holds only where they are.
-        let partition = aside.as_ref().and_then(|aside| aside.partition.clone());
-        if let Some(partition) =
-            partition.filter(|it| lineage_is_new && it.topic == self.config.topic)
-        {
-            self.set_stream(index, partition, out);
+        if let Some(aside) = &aside {
+            self.stay_at(index, aside, out);
         }
         self.known.insert(opened.key, id);
         self.opened(id, now);
@@ -322,6 +335,28 @@ impl FileSource {
         self.note(id, out);
         if let Some(aside) = aside {
             out.forget(aside);
+        }
+    }
+
+    /// A path names another file than before, the one of this inode.
+    fn takes_name(&mut self, index: usize, inode: u64, now: Now) {
+        self.detach_named(index, now);
+        if let Some(lineage) = &mut self.lineages[index] {
+            lineage.met = true;
+            lineage.entry = inode;
+            lineage.alias_of = None;
+        }
+    }
+
+    /// A lineage without records yet goes on in the partition of a position: the order of its lines holds
+    /// only there.
+    fn stay_at(&mut self, index: usize, aside: &Placed, out: &mut Outlet<'_>) {
+        let lineage = self.lineages[index].as_ref();
+        let is_new = lineage.is_some_and(|lineage| lineage.stream.is_none());
+        let partition = aside.partition.clone();
+        let partition = partition.filter(|it| is_new && it.topic == self.config.topic);
+        if let Some(partition) = partition {
+            self.set_stream(index, partition, out);
         }
     }
 

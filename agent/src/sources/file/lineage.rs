@@ -16,11 +16,13 @@ use model::position::{Codec, FileKey, Guard, LineageId, Position};
 
 use super::audit::{Account, Why};
 use super::content::Content;
+use super::discovery::next_number;
 use super::encoding::Form;
 use super::guard::{Hasher, TAIL_BYTES};
 use super::watch::Spot;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
+use crate::limits::EPOCH_NUMBERS_APART;
 use crate::pipeline::DestinationId;
 use crate::spool::positions::Placed;
 
@@ -144,6 +146,16 @@ pub(super) enum Life {
     Finished(Duration),
 }
 
+/// Where an epoch stands that is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The path names its file: it is the newest.
+    Newest,
+    /// Others may have come since the path ceased to name its file: it stands behind those that the path
+    /// had when it was met, of which this was the last.
+    Behind(Option<u32>),
+}
+
 impl FileSource {
     /// An epoch, and the lineage that it is of; `None` where either is forgotten.
     pub(super) fn held(&self, id: EpochId) -> Option<(&Lineage, &Epoch)> {
@@ -203,13 +215,34 @@ impl Lineage {
         self.epochs.iter_mut().find(|epoch| epoch.number == number)
     }
 
+    /// Where a new epoch stands among the others, and its number.
+    pub(super) fn place_of(&self, standing: Standing, now: Now) -> (usize, u32) {
+        let newest = next_number(self.last_epoch, now);
+        let mut numbers = self.epochs.iter().map(|epoch| epoch.number);
+        let later = match standing {
+            Standing::Newest => None,
+            Standing::Behind(last) => numbers.position(|number| Some(number) > last),
+        };
+        match later {
+            Some(at) => (at, self.number_before(at).unwrap_or(newest)),
+            None => (self.epochs.len(), newest),
+        }
+    }
+
     /// A free number for an epoch between the one at `at` and the next; `None` where there is no next one,
     /// or no room before it.
     pub(super) fn number_after(&self, at: usize) -> Option<u32> {
-        let next = self.epochs.get(at + 1)?.number;
+        let number = self.number_before(at + 1)?;
+        (number > self.epochs[at].number).then_some(number)
+    }
+
+    /// A free number for an epoch before the one at `at`; `None` where there is none, or no room before it.
+    fn number_before(&self, at: usize) -> Option<u32> {
+        let next = self.epochs.get(at)?.number;
         let numbers = self.epochs.iter().map(|epoch| epoch.number);
-        let before = numbers.filter(|&number| number < next).max()?;
-        (before >= self.epochs[at].number && before + 1 < next).then_some(before + 1)
+        let before = numbers.filter(|&number| number < next).max();
+        let before = before.unwrap_or(next.saturating_sub(EPOCH_NUMBERS_APART));
+        (before + 1 < next).then_some(before + 1)
     }
 
     /// The epoch of this number comes behind all others.

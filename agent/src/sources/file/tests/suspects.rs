@@ -1,10 +1,12 @@
 //! Files that begin like another one, which they may be named after, and are no copies of it.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use super::{expected, numbered, only};
-use crate::limits::{COPY_BYTES_PER_SECOND_MIN, COPY_GRACE, HOLD_MAX};
+use crate::files::State;
+use crate::limits::{COPY_BYTES_PER_SECOND_MIN, COPY_GRACE, HOLD_MAX, QUIET};
 use crate::sources::file::StartAt;
 use crate::testing::World;
 
@@ -124,4 +126,98 @@ fn what_is_unread_of_a_file_that_may_be_a_copy_is_told() {
     assert_eq!(world.totals().unread_bytes, "starting\n".len() as u64);
     world.run_for(COPY_GRACE * 2);
     assert_eq!(world.totals().unread_bytes, 0);
+}
+
+/// The second worker's log is replaced while it may be a copy, and its writer writes on to the old one.
+fn replaced_while_suspected(to: Option<&str>) -> (World, File) {
+    let mut world = workers("starting\n");
+    let old = world.writer("worker-10.log");
+    match to {
+        Some(to) => world.rename("worker-10.log", to),
+        None => world.remove("worker-10.log"),
+    }
+    world.append("worker-10.log", "other\n");
+    world.settle();
+    assert_eq!(world.lines_of("worker-10.log"), ["other"]);
+    world.run_for(COPY_GRACE + Duration::from_secs(1));
+    (world, old)
+}
+
+#[test]
+fn a_file_that_was_no_copy_and_is_gone_comes_before_the_one_in_its_place() {
+    for to in [None, Some("old")] {
+        let (mut world, mut old) = replaced_while_suspected(to);
+        world.append("worker-10.log", "more\n");
+        world.settle();
+        old.write_all(b"late\n").unwrap();
+        drop(old);
+        world.run_for(QUIET * 2);
+        let lines = ["other", "starting", "late", "more"];
+        assert_eq!(world.lines_of("worker-10.log"), lines);
+        world.append("worker-10.log", "again\n");
+        world.run_for(QUIET * 2);
+        assert_eq!(world.lines_of("worker-10.log").last().unwrap(), "again");
+        let size = "other\nmore\nagain\n".len() as u64;
+        let live = ("worker-10.log".to_owned(), size, size, State::AtEnd);
+        assert!(world.states().contains(&live), "{:?}", world.states());
+        assert!(world.losses().is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_was_no_copy_comes_before_the_one_in_its_place_also_after_a_restart() {
+    let (mut world, mut old) = replaced_while_suspected(Some("old"));
+    world.settle();
+    world.kill();
+    world.append("worker-10.log", "more\n");
+    world.rename("worker-10.log", "older");
+    old.write_all(b"late\n").unwrap();
+    drop(old);
+    world.run_for(QUIET * 2);
+    let lines = ["other", "starting", "late", "more"];
+    assert_eq!(world.lines_of("worker-10.log"), lines);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
+fn files_that_were_no_copies_and_had_one_name_are_read_in_their_order() {
+    for pause in [Duration::ZERO, Duration::from_secs(1)] {
+        let mut world = workers("starting\n");
+        let mut writers = Vec::new();
+        for to in ["1", "2", "3"] {
+            writers.push(world.writer("worker-10.log"));
+            world.rename("worker-10.log", to);
+            world.append("worker-10.log", "starting\n");
+            world.run_for(pause);
+        }
+        world.run_for(COPY_GRACE + Duration::from_millis(100));
+        for (number, writer) in writers.iter_mut().enumerate().rev() {
+            writeln!(writer, "late {number}").unwrap();
+        }
+        drop(writers);
+        world.run_for(QUIET * 4);
+        let lines = world.lines_of("worker-10.log").into_iter();
+        let late: Vec<_> = lines.filter(|line| line != "starting").collect();
+        assert_eq!(late, ["late 0", "late 1", "late 2"]);
+        assert_eq!(world.lines_of("worker-10.log").len(), 7);
+    }
+}
+
+#[test]
+fn a_file_that_was_no_copy_and_is_gone_comes_after_the_one_in_whose_place_it_was() {
+    for to in [None, Some("old")] {
+        let mut world = World::new();
+        world.append("worker-1.log", "starting\nworker 1\n");
+        world.append("worker-10.log", "first\n");
+        world.settle();
+        world.append("new", "starting\n");
+        world.rename("new", "worker-10.log");
+        world.settle();
+        match to {
+            Some(to) => world.rename("worker-10.log", to),
+            None => world.remove("worker-10.log"),
+        }
+        world.run_for(COPY_GRACE + QUIET * 2);
+        assert_eq!(world.lines_of("worker-10.log"), ["first", "starting"]);
+    }
 }
