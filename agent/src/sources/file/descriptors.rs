@@ -31,11 +31,11 @@ use std::time::Duration;
 
 use super::audit::{Ending, Why};
 use super::content::Content;
-use super::copies::Suspect;
 use super::discovery::Opened;
 use super::find::{Listings, path_of};
 use super::kernel::{self, is_unlinked};
 use super::lineage::Life;
+use super::suspects::Suspect;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
 use crate::limits::{FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, SUSPECTS_OPEN_MAX};

@@ -7,10 +7,10 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::copies::Suspect;
 use super::discovery::is_absent;
 use super::reconcile::Directory;
 use super::renamed::Move;
+use super::suspects::Suspect;
 use super::{FileSource, watch_hint};
 use crate::limits::COPY_DIRECTORIES_MAX;
 

@@ -16,6 +16,7 @@
 //! | `reconcile.rs` | looks at everything now and then, in case events were missed |
 //! | `rotation.rs` | files that were rotated, deleted, truncated |
 //! | `copies.rs` | the copies that `copytruncate` makes |
+//! | `suspects.rs` | files that may be copies in the making |
 //! | `siblings.rs` | the names that a copy may have |
 //! | `likeness.rs` | files that begin as another one does |
 //! | `vetting.rs`, `waiting.rs` | compressed files are looked through, one after the other |
@@ -68,6 +69,7 @@ mod report;
 mod resume;
 mod rotation;
 mod siblings;
+mod suspects;
 mod verdict;
 mod vetting;
 mod waiting;
@@ -102,7 +104,6 @@ use crate::telemetry::SourceTelemetry;
 use aside::Heir;
 use audit::{Audit, Why};
 use calls::Calls;
-use copies::Suspect;
 use decoding::Decoding;
 use descriptors::Descriptors;
 use encoding::Encoding;
@@ -115,6 +116,7 @@ use reader::{LastLine, Read, Reader, Taken};
 use reconcile::{Directory, Passes};
 use renamed::Move;
 pub use resume::LeftLife;
+use suspects::Suspect;
 use vetting::Vettings;
 use watch::{Hint, Watch};
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::FileSource;
 use super::content::Content;
-use super::copies::Suspect;
 use super::kernel::is_unlinked;
 use super::lineage::{Epoch, Life, Lineage};
+use super::suspects::Suspect;
 use crate::files::{FileState, SourceFiles, State, Totals};
 use crate::spool::Spool;
 use crate::spool::positions::Placed;
