@@ -14,8 +14,8 @@ use model::position::FileKey;
 use crate::files::{SourceFiles, Totals};
 use crate::pipeline::Outlet;
 use crate::spool::Spool;
-use file::LeftLife;
 use file::audit::ClosedEpoch;
+use file::{LeftLife, LeftSuspect};
 
 pub mod file;
 
@@ -84,6 +84,8 @@ pub struct Inheritance {
     pub files: Vec<OpenFile>,
     /// What no position tells of the lives of files that go on.
     pub lives: Vec<LeftLife>,
+    /// Files that may be copies in the making.
+    pub suspects: Vec<LeftSuspect>,
     /// Files that were said not to be meant.
     pub aside: HashSet<FileKey>,
     /// Lives of files that ended, the last ones.

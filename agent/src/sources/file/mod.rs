@@ -116,6 +116,7 @@ use reader::{LastLine, Read, Reader, Taken};
 use reconcile::{Directory, Passes};
 use renamed::Move;
 pub use resume::LeftLife;
+pub use suspects::LeftSuspect;
 use suspects::Suspect;
 use vetting::Vettings;
 use watch::{Hint, Watch};
@@ -199,6 +200,7 @@ pub struct FileSource {
     /// What the source left whose place this one takes, until it has resumed.
     inherited: HashMap<FileKey, OpenFile>,
     inherited_lives: HashMap<(LineageId, u32), LeftLife>,
+    inherited_suspects: Vec<LeftSuspect>,
     /// Files of which was said before that they are not meant.
     told_aside: HashSet<FileKey>,
     /// Lineages with files that are finished or cannot be seen.
@@ -295,6 +297,7 @@ impl FileSource {
             aside: HashMap::new(),
             inherited: HashMap::new(),
             inherited_lives: HashMap::new(),
+            inherited_suspects: Vec::new(),
             told_aside: HashSet::new(),
             next_aside: None,
             remembering: BTreeSet::new(),
@@ -342,6 +345,7 @@ impl Source for FileSource {
             self.resume(out);
             self.inherited.clear();
             self.inherited_lives.clear();
+            self.take_over_suspects();
         }
         self.leave_what_was_taken(out);
         if self.next_reconcile.is_none_or(|at| at <= now.monotonic) {
@@ -393,7 +397,8 @@ impl Source for FileSource {
     fn is_over(&self) -> bool {
         let mut lineages = self.lineages.iter().flatten();
         let means_nothing = self.config.files.is_empty() && self.phase == Phase::Running;
-        means_nothing && lineages.all(|it| it.is_over() && !it.needs_attention())
+        let has_nothing = self.suspects.is_empty();
+        means_nothing && has_nothing && lineages.all(|it| it.is_over() && !it.needs_attention())
     }
 
     fn hand_over(&mut self) -> Inheritance {

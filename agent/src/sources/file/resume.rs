@@ -253,6 +253,7 @@ impl FileSource {
         let mut left = Inheritance {
             files: Vec::new(),
             lives: Vec::new(),
+            suspects: self.leave_suspects(),
             aside: self.aside.keys().copied().collect(),
             closed: self.audit.recent(),
         };
@@ -291,6 +292,7 @@ impl FileSource {
         self.inherited = files.map(|left| (left.key, left)).collect();
         let lives = left.lives.into_iter();
         self.inherited_lives = lives.map(|life| (life.id, life)).collect();
+        self.inherited_suspects = left.suspects;
         self.told_aside = left.aside;
         self.audit.inherit(left.closed);
     }

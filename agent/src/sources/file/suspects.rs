@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::position::{Codec, FileKey};
@@ -45,6 +45,13 @@ pub(super) struct Suspect {
     pub(super) beginning: Beginning,
     /// Where it was moved to, when the patterns do not mean that.
     moved_to: Option<Spot>,
+}
+
+/// A suspect that one source leaves to the one that takes its place.
+pub struct LeftSuspect {
+    path: PathBuf,
+    moved_to: Option<PathBuf>,
+    suspect: Suspect,
 }
 
 impl Suspect {
@@ -313,6 +320,54 @@ impl FileSource {
                 size: opened.size,
                 content: opened.file.into(),
             })
+        })
+    }
+
+    /// What is left of them to the source that takes this one's place.
+    pub(super) fn leave_suspects(&mut self) -> Vec<LeftSuspect> {
+        let suspects = std::mem::take(&mut self.suspects).into_iter();
+        let left = suspects.map(|suspect| LeftSuspect {
+            path: self.directories[suspect.directory].path.join(&suspect.name),
+            moved_to: suspect.moved_to.as_ref().map(|to| self.path_at(to)),
+            suspect,
+        });
+        left.collect()
+    }
+
+    /// Goes on with the suspects of the source whose place this one takes. What still has its path, and is
+    /// not meant any more, is met by the source that means it, if one does.
+    pub(super) fn take_over_suspects(&mut self) {
+        for left in std::mem::take(&mut self.inherited_suspects) {
+            let Some(spot) = self.spot(&left.path) else {
+                continue;
+            };
+            let key = left.suspect.key;
+            let has_path = || match self.open(&left.path) {
+                Ok(opened) => opened.is_some_and(|opened| opened.key == key),
+                Err(error) => !is_absent(&error),
+            };
+            if !self.is_meant(spot.directory, &spot.name) && has_path() {
+                continue;
+            }
+            let moved_to = left.moved_to.and_then(|to| self.spot(&to));
+            self.suspects.push(Suspect {
+                after: self.last_epoch_at(spot.directory, &spot.name),
+                directory: spot.directory,
+                name: spot.name,
+                moved_to,
+                // The epochs that it begins like have other numbers in this source.
+                beginning: Beginning::default(),
+                ..left.suspect
+            });
+        }
+    }
+
+    /// A path as a directory that is watched from now on, and a name.
+    fn spot(&mut self, path: &Path) -> Option<Spot> {
+        let (dir, name) = path.parent().zip(path.file_name())?;
+        Some(Spot {
+            directory: self.directory(dir),
+            name: name.to_owned(),
         })
     }
 }

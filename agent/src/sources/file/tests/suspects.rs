@@ -221,3 +221,46 @@ fn a_file_that_was_no_copy_and_is_gone_comes_after_the_one_in_whose_place_it_was
         assert_eq!(world.lines_of("worker-10.log"), ["first", "starting"]);
     }
 }
+
+#[test]
+fn a_file_that_may_be_a_copy_and_lost_its_name_is_read_after_a_reload() {
+    for to in [None, Some("old")] {
+        for is_removed in [false, true] {
+            let mut world = workers("starting\n");
+            match to {
+                Some(to) => world.rename("worker-10.log", to),
+                None => world.remove("worker-10.log"),
+            }
+            world.settle();
+            let mut config = world.config.clone();
+            if is_removed {
+                config.files.clear();
+            }
+            world.reload_to(&[config]);
+            world.run_for(COPY_GRACE + QUIET * 2);
+            let lines = world.lines_of("worker-10.log");
+            assert_eq!(lines, ["starting"], "{to:?} {is_removed}");
+            assert_eq!(world.lines_of("worker-1.log").len(), 2);
+            assert!(world.losses().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_may_be_a_copy_and_has_its_name_is_read_once_after_a_reload() {
+    let mut world = workers("starting\n");
+    world.settle();
+    world.reload();
+    world.run_for(COPY_GRACE + QUIET * 2);
+    assert_eq!(world.lines_of("worker-10.log"), ["starting"]);
+    let mut config = world.config.clone();
+    world.append("worker-11.log", "starting\n");
+    world.settle();
+    config.files.clear();
+    world.reload_to(&[config]);
+    world.run_for(COPY_GRACE + QUIET * 2);
+    assert!(
+        world.lines_of("worker-11.log").is_empty(),
+        "nobody means it"
+    );
+}
