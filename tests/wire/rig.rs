@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::ambient::{system_clock, system_random};
 use agent::producer::transport::{SystemTransport, Transport};
@@ -311,8 +311,7 @@ impl Agent {
             bytes_max: 1 << 30,
             segment_bytes: 1 << 20,
         };
-        let opened = Spool::open(Arc::new(Disk), config, system_clock(), system_random());
-        let (spool, _) = opened.unwrap();
+        let spool = open_when_free(&config);
         let stop_sync = Arc::new(AtomicBool::new(false));
         let syncing = std::thread::spawn({
             let (spool, stop) = (spool.clone(), Arc::clone(&stop_sync));
@@ -394,6 +393,21 @@ impl Agent {
             task: tokio::spawn(producer.run(stop.clone())),
             stop,
             stats,
+        }
+    }
+}
+
+/// Opens a spool. Another agent's of this process that was killed may be in use for a moment more: what its
+/// producer was reading then, on a thread of its own, is read to the end.
+fn open_when_free(config: &SpoolConfig) -> Spool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let storage = Arc::new(Disk);
+        match Spool::open(storage, config.clone(), system_clock(), system_random()) {
+            Err(error) if error.message.contains("in use") && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap().0,
         }
     }
 }
