@@ -33,6 +33,7 @@ use super::audit::{Ending, Why};
 use super::content::Content;
 use super::discovery::Opened;
 use super::find::{Listings, path_of};
+use super::guard::HEAD_BYTES;
 use super::kernel::{self, is_unlinked};
 use super::lineage::Life;
 use super::suspects::Suspect;
@@ -74,7 +75,8 @@ enum Need {
     /// Its path names it, and there is something to read; or it is finished and deleted, and somebody has
     /// it open.
     Waiting,
-    /// Its path does not name it any more, and there may be something to read.
+    /// Its path does not name it any more, and there may be something to read; or it was deleted, and tells
+    /// what is a copy of it.
     Detached,
 }
 
@@ -113,13 +115,15 @@ impl FileSource {
         if held >= SUSPECTS_OPEN_MAX {
             return false;
         }
-        self.make_room(now);
+        if self.files_open() >= self.config.files_open_max {
+            self.close_one(None, now.monotonic);
+        }
         self.files_open() < self.config.files_detached_max
     }
 
-    /// Makes room for a file that is opened beside those that are read.
-    pub(super) fn make_room(&mut self, now: Now) {
-        if self.files_open() >= self.config.files_open_max {
+    /// Closes one file when more are open than may be, after one was opened beside those that are read.
+    pub(super) fn close_surplus(&mut self, now: Now) {
+        if self.files_open() > self.config.files_open_max {
             self.close_one(None, now.monotonic);
         }
     }
@@ -440,8 +444,16 @@ impl FileSource {
             Life::Finished(_) if content.length().is_ok_and(|length| length != epoch.offset) => {
                 Need::Detached
             }
-            Life::Finished(_) if is_unlinked(content.file()) && !content.is_closed() => {
-                Need::Waiting
+            Life::Finished(_) if is_unlinked(content.file()) => {
+                // Nothing else tells that what is looked through is a copy of its beginning.
+                let is_short = usize::from(epoch.head.bytes) < HEAD_BYTES;
+                if is_short && self.may_be_vetted_for(id) {
+                    Need::Detached
+                } else if content.is_closed() {
+                    Need::Finished
+                } else {
+                    Need::Waiting
+                }
             }
             Life::Finished(_) => Need::Finished,
             Life::Detached(_) | Life::Truncated(_) | Life::Missing(_) => Need::Detached,

@@ -407,13 +407,14 @@ impl FileSource {
             // Its name promised more than it holds.
             Ok(Codec::None) => self.found_plain(file.directory, &file.name, opened, out),
             Ok(codec) => {
-                self.make_room(out.now());
                 self.vettings.looking = Some(Looking {
                     content: Compressed::new(opened.file, codec),
                     head: None,
                     candidates: Vec::new(),
                     file,
                 });
+                // Only now: what it may be a copy of is needed to tell.
+                self.close_surplus(out.now());
             }
             Err(error) => {
                 let path = self.path_of(&file);

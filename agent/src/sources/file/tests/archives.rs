@@ -9,7 +9,7 @@ use model::position::Codec;
 use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::files::State;
-use crate::limits::{COMPRESSED_UNFINISHED, COPIES_SOUGHT_MAX, HOLD_MAX};
+use crate::limits::{COMPRESSED_UNFINISHED, COPIES_SOUGHT_MAX, HOLD_MAX, QUIET};
 use crate::sources::Next;
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -125,4 +125,29 @@ fn more_files_than_are_sought_at_once_go_on_in_what_they_were_compressed_to_whil
     assert_eq!(world.lines().len(), usize::try_from(files).unwrap());
     let mut states = world.states().into_iter();
     assert!(states.all(|(.., state)| state != State::LookingForCopy));
+}
+
+#[test]
+fn a_short_file_that_grew_after_it_was_compressed_comes_once_however_few_may_be_open() {
+    let mut world = World::with_rotated();
+    world.config.files_open_max = 1;
+    world.append("a.log", &numbered(0..10));
+    world.settle();
+    let mut late = world.writer("a.log");
+    world.rename("a.log", "a.log.1");
+    world.run_for(QUIET * 2);
+    let mut compressor = world.writer("a.log.1.gz");
+    compressor
+        .write_all(&compress(Codec::Gzip, numbered(0..10).as_bytes()))
+        .unwrap();
+    world.remove("a.log.1");
+    late.write_all(numbered(10..11).as_bytes()).unwrap();
+    drop(late);
+    world.append("b.log", &numbered(0..1));
+    world.run_for(QUIET * 2);
+    drop(compressor);
+    world.run_for(QUIET * 2);
+    assert_eq!(world.lines_of("a.log"), expected(0..11));
+    assert_eq!(world.records().len(), 12);
+    assert!(world.losses().is_empty());
 }
