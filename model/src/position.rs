@@ -7,9 +7,10 @@
 //! successor, its copy, and another file that got its inode number. File content never appears.
 //!
 //! ```text
-//! version u8 = 2 | flags u8 (1: finished, 2: moved, 4: copied) | codec u8 | lineage u64 | epoch varint | offset varint
+//! version u8 = 2 | flags u8 (1: finished, 2: moved, 4: copied, 8: milestones) | codec u8 | lineage u64 | epoch varint | offset varint
 //! key: level u8, file system u64, inode varint, object u128
 //! head: bytes varint, hash u128 | tail: bytes varint, hash u128
+//! milestones, if any: twice bytes varint, hash u128
 //! path: length varint, bytes | place, if moved: length varint, bytes
 //! seconds, if finished: varint
 //! ```
@@ -24,12 +25,13 @@ pub const PATH_BYTES_MAX: usize = 4095;
 pub const GUARD_BYTES_MAX: u16 = 1024;
 
 /// Never longer than this, with both paths at their limit.
-pub const POSITION_BYTES_MAX: usize = 2 * PATH_BYTES_MAX + 128;
+pub const POSITION_BYTES_MAX: usize = 2 * PATH_BYTES_MAX + 192;
 
 const VERSION: u8 = 2;
 const FLAG_FINISHED: u8 = 1;
 const FLAG_MOVED: u8 = 2;
 const FLAG_COPIED: u8 = 4;
+const FLAG_MILESTONES: u8 = 8;
 
 /// Where a file is read on from, and how it is known to be the same file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,9 @@ pub struct Position {
     pub path: Vec<u8>,
     /// Where the inode was seen last, when that is not `path`.
     pub place: Option<Vec<u8>>,
+    /// Over some bytes before the greatest power of two that is not past `offset`, and before half of it:
+    /// a copy that ends before `offset` is known by them. Default where nothing is known.
+    pub milestones: [Guard; 2],
     /// The inode is a copy of the one that was read at first. The next copy may be written over it.
     pub is_copied: bool,
     /// Nothing more is expected of this epoch since then, in seconds of the wall clock since 1970. It
@@ -155,6 +160,10 @@ impl Position {
         if self.is_copied {
             flags |= FLAG_COPIED;
         }
+        let has_milestones = self.milestones != <[Guard; 2]>::default();
+        if has_milestones {
+            flags |= FLAG_MILESTONES;
+        }
         out.extend([VERSION, flags, self.codec as u8]);
         out.extend(self.lineage.0.to_be_bytes());
         put_varint(out, u64::from(self.epoch));
@@ -163,7 +172,8 @@ impl Position {
         out.extend(self.key.file_system.to_be_bytes());
         put_varint(out, self.key.inode);
         out.extend(self.key.object.to_be_bytes());
-        for guard in [self.head, self.tail] {
+        let milestones = self.milestones.iter().filter(|_| has_milestones);
+        for guard in [self.head, self.tail].iter().chain(milestones) {
             debug_assert!(guard.bytes <= GUARD_BYTES_MAX);
             put_varint(out, u64::from(guard.bytes));
             out.extend(guard.hash.to_be_bytes());
@@ -204,7 +214,7 @@ impl Position {
             return Err(PositionError::Version(version));
         }
         let flags = input.byte()?;
-        if flags & !(FLAG_FINISHED | FLAG_MOVED | FLAG_COPIED) != 0 {
+        if flags & !(FLAG_FINISHED | FLAG_MOVED | FLAG_COPIED | FLAG_MILESTONES) != 0 {
             return Err(PositionError::Field("flags"));
         }
         let codec = input.codec()?;
@@ -216,6 +226,11 @@ impl Position {
             key: input.key()?,
             head: input.guard()?,
             tail: input.guard()?,
+            milestones: if flags & FLAG_MILESTONES != 0 {
+                [input.guard()?, input.guard()?]
+            } else {
+                Default::default()
+            },
             path: input.path()?,
             place: if flags & FLAG_MOVED != 0 {
                 Some(input.path()?)

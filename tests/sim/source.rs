@@ -93,6 +93,7 @@ fn placed(offset: usize, partition: &TopicPartition) -> Placed {
             tail: Guard::default(),
             path: b"/var/log/app.log".to_vec(),
             place: None,
+            milestones: [Guard::default(); 2],
             is_copied: false,
             finished_s: None,
         },

@@ -28,7 +28,8 @@ fn positions() -> impl Strategy<Value = Position> {
         Codec::Xz,
     ]);
     let numbers = (any::<u64>(), any::<u32>(), (any::<u64>(), codec));
-    let place = (place, any::<bool>());
+    let milestones = [guard.clone(), guard.clone()];
+    let place = (place, any::<bool>(), milestones);
     let finished_s = proptest::option::of(any::<u64>());
     (numbers, key, guard.clone(), guard, path, place, finished_s).prop_map(
         |(
@@ -37,7 +38,7 @@ fn positions() -> impl Strategy<Value = Position> {
             head,
             tail,
             path,
-            (place, is_copied),
+            (place, is_copied, milestones),
             finished_s,
         )| Position {
             lineage: LineageId(lineage),
@@ -49,6 +50,7 @@ fn positions() -> impl Strategy<Value = Position> {
             tail,
             path,
             place,
+            milestones,
             is_copied,
             finished_s,
         },
@@ -130,6 +132,7 @@ fn the_longest_position_fits_its_limit() {
         tail: guard,
         path: vec![b'p'; PATH_BYTES_MAX],
         place: Some(vec![b'q'; PATH_BYTES_MAX]),
+        milestones: [guard; 2],
         is_copied: true,
         finished_s: Some(u64::MAX),
     };
@@ -169,4 +172,10 @@ fn the_layout_of_version_2_stays_readable() {
     let position = Position::decode(&copied).unwrap();
     assert!(position.is_copied);
     assert_eq!(encoded(&position), copied);
+    let milestones = [Guard { bytes: 3, hash: 7 }, Guard::default()];
+    let passed = Position {
+        milestones,
+        ..position
+    };
+    assert_eq!(Position::decode(&encoded(&passed)), Ok(passed));
 }

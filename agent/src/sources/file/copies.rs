@@ -27,6 +27,7 @@ pub(super) struct Sample {
     pub(super) offset: u64,
     pub(super) head: Guard,
     pub(super) tail: Guard,
+    pub(super) milestones: [Guard; 2],
 }
 
 /// A file that is an epoch's copy.
@@ -45,6 +46,7 @@ impl Sample {
             offset: epoch.offset,
             head: epoch.head,
             tail: epoch.tail,
+            milestones: epoch.milestones,
         }
     }
 }

@@ -393,11 +393,11 @@ impl Cutter<'_, '_, '_> {
                 Ok(())
             }
             Err(Refused::NoRoom) => {
-                self.reset(before);
+                self.reset(&before);
                 Err(Refused::NoRoom)
             }
             Err(Refused::TooLarge) => {
-                self.reset(before);
+                self.reset(&before);
                 let text_bytes = LINE_PIECE_BYTES.min((last.to - last.from) / 2);
                 let piece = self.piece(last, text_bytes);
                 self.push_last(piece)?;
@@ -419,32 +419,47 @@ impl Cutter<'_, '_, '_> {
         };
         let offset = self.from + next as u64 + left_out;
         self.taken.bytes += offset - self.epoch.offset;
-        self.epoch.advance(offset, &self.bytes[..next], self.hasher);
+        let before = &self.bytes[..next];
+        let known = if self.left_out == 0 { before } else { &[] };
+        self.epoch.pass_milestones(offset, known, self.hasher);
+        self.epoch.advance(offset, before, self.hasher);
         let mut position = self.target.position.clone();
         position.offset = offset;
         position.head = self.epoch.head;
         position.tail = self.epoch.tail;
+        position.milestones = self.epoch.milestones;
         Placed {
             position,
             partition: Some(self.target.stream.partition.clone()),
         }
     }
 
-    fn mark(&self) -> (u64, Guard, Guard, Taken) {
-        (
-            self.epoch.offset,
-            self.epoch.head,
-            self.epoch.tail,
-            self.taken,
-        )
+    fn mark(&self) -> Mark {
+        Mark {
+            offset: self.epoch.offset,
+            head: self.epoch.head,
+            tail: self.epoch.tail,
+            milestones: self.epoch.milestones,
+            taken: self.taken,
+        }
     }
 
-    fn reset(&mut self, (offset, head, tail, taken): (u64, Guard, Guard, Taken)) {
-        self.epoch.offset = offset;
-        self.epoch.head = head;
-        self.epoch.tail = tail;
-        self.taken = taken;
+    fn reset(&mut self, to: &Mark) {
+        self.epoch.offset = to.offset;
+        self.epoch.head = to.head;
+        self.epoch.tail = to.tail;
+        self.epoch.milestones = to.milestones;
+        self.taken = to.taken;
     }
+}
+
+/// How far an epoch was.
+struct Mark {
+    offset: u64,
+    head: Guard,
+    tail: Guard,
+    milestones: [Guard; 2],
+    taken: Taken,
 }
 
 /// What records' texts lie in.

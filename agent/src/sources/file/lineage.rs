@@ -100,6 +100,8 @@ pub(super) struct Epoch {
     pub(super) head: Guard,
     /// Over the last bytes that were taken.
     pub(super) tail: Guard,
+    /// Over the last bytes before each of [`milestones_of`] its offset, the greater one first.
+    pub(super) milestones: [Guard; 2],
     /// The most that was seen of the file.
     pub(super) size_seen: u64,
     /// When it was last seen to grow.
@@ -279,6 +281,7 @@ impl Lineage {
             key: epoch.key,
             head: epoch.head,
             tail: epoch.tail,
+            milestones: epoch.milestones,
             path: self.path.as_os_str().as_bytes().to_vec(),
             place: epoch.place.as_deref().map(bytes_of),
             is_copied: epoch.is_copied,
@@ -309,6 +312,7 @@ impl Epoch {
             judged: 0,
             head: Guard::default(),
             tail: Guard::default(),
+            milestones: Default::default(),
             size_seen: 0,
             grown_at: now,
             life: Life::Named,
@@ -371,6 +375,35 @@ impl Epoch {
     pub(super) fn advance(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
         self.move_to(offset, tail_guard(before, hasher));
     }
+
+    /// Remembers the milestones on the way to `offset`, where that is moved to next. `before` are the bytes
+    /// just before it, without a gap, as far as they are known.
+    pub(super) fn pass_milestones(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
+        let [greater, lesser] = milestones_of(offset);
+        let [passed, _] = milestones_of(self.offset);
+        if greater == passed {
+            return;
+        }
+        let guard_before = |at: u64| {
+            let behind = usize::try_from(offset - at).ok()?;
+            let end = before.len().checked_sub(behind)?;
+            let start = end.checked_sub(TAIL_BYTES)?;
+            Some(hasher.guard(&before[start..end]))
+        };
+        let lesser = if lesser == passed {
+            Some(self.milestones[0])
+        } else {
+            guard_before(lesser)
+        };
+        self.milestones = [guard_before(greater), lesser].map(Option::unwrap_or_default);
+    }
+}
+
+/// The greatest power of two that is not past `offset`, and half of it: a file that lacks a little at its end
+/// has one of them.
+pub(super) fn milestones_of(offset: u64) -> [u64; 2] {
+    let greater = offset.checked_ilog2().map_or(0, |exponent| 1 << exponent);
+    [greater, greater / 2]
 }
 
 /// The wall clock, as positions have it. Never that of one that is forgotten.

@@ -577,6 +577,7 @@ pub(super) fn resumed(position: &Position, now: Now) -> Epoch {
         offset: position.offset,
         head: position.head,
         tail: position.tail,
+        milestones: position.milestones,
         form: None,
         searched: 0,
         judged: 0,
@@ -614,6 +615,7 @@ impl Reader {
         let tail = length(TAIL_BYTES);
         epoch.head = guard(0, length(HEAD_BYTES))?;
         epoch.tail = guard(offset - tail as u64, tail)?;
+        epoch.milestones = Default::default();
         epoch.offset = offset;
         epoch.size_seen = offset;
         Ok(())

@@ -12,9 +12,10 @@
 //! epoch's copy, also after all others that wait, and
 //!
 //! - where the epoch's file is open: its last bytes are those that the file has there;
-//! - else: the guard at its head is over [`HEAD_BYTES`], which the copy has, and either the copy's name is
-//!   the file's with a suffix, or the file was truncated while it was followed. A rotated file has a name
-//!   only until the next rotation or until it is compressed: hardly another one comes by the same.
+//! - else: the guard at its head is over [`HEAD_BYTES`], which the copy has, and it has as well what the file
+//!   had before its last milestone, or its name is the file's with a suffix, or the file was truncated while
+//!   it was followed. A rotated file has a name only until the next rotation or until it is compressed:
+//!   hardly another one comes by the same.
 //!
 //! So nothing tells a short copy of a file that is shorter than the guard once the file is closed.
 
@@ -201,7 +202,8 @@ impl FileSource {
         let is_seen_cut =
             matches!(epoch.life, Life::Truncated(_)) && epoch.cut_by == Why::Truncated;
         let head = u64::from(candidate.sample.head.bytes);
-        head == HEAD_BYTES as u64 && length >= head && (is_named_so || is_seen_cut)
+        let is_proven = is_named_so || is_seen_cut || candidate.has_last_milestone(length);
+        head == HEAD_BYTES as u64 && length >= head && is_proven
     }
 
     fn is_cut(&self, id: EpochId) -> bool {

@@ -19,7 +19,7 @@ use super::content::read_at;
 use super::copies::Sample;
 use super::discovery::Opened;
 use super::guard::HEAD_BYTES;
-use super::lineage::Epoch;
+use super::lineage::{Epoch, milestones_of};
 use super::pattern::without_codec;
 use super::related::{is_of, keys_of_epoch};
 use super::waiting::{Queue, Stamp, Waiting};
@@ -68,6 +68,20 @@ pub(super) struct Candidate {
     pub(super) id: EpochId,
     pub(super) sample: Sample,
     pub(super) state: Match,
+    /// Whether the file has what the epoch's had before each of its milestones, where it gets so far.
+    has_milestones: [Option<bool>; 2],
+}
+
+impl Candidate {
+    /// Whether a file of this length, which begins as the epoch's, has the same as that at the last
+    /// milestone before its end. It is a copy then: the head alone can be a program's banner.
+    pub(super) fn has_last_milestone(&self, length: u64) -> bool {
+        let milestones = milestones_of(self.sample.offset).into_iter();
+        let mut found = milestones.zip(self.has_milestones);
+        let last = found.find(|&(at, _)| at <= length);
+        // What lies within the head says no more than that.
+        last.is_some_and(|(at, has)| at > HEAD_BYTES as u64 && has == Some(true))
+    }
 }
 
 /// How far a candidate's guards were compared.
@@ -438,6 +452,7 @@ impl FileSource {
                 },
                 sample: Sample::of(epoch),
                 state: Match::Unknown,
+                has_milestones: [None; 2],
             })
         });
         epochs.collect()
@@ -456,7 +471,19 @@ impl FileSource {
                 None => is_over.then_some(false),
             }
         };
-        for Candidate { sample, state, .. } in &mut looking.candidates {
+        for Candidate {
+            sample,
+            state,
+            has_milestones,
+            ..
+        } in &mut looking.candidates
+        {
+            let milestones = milestones_of(sample.offset).into_iter();
+            for ((at, guard), has) in milestones.zip(sample.milestones).zip(has_milestones) {
+                if has.is_none() && guard.bytes > 0 && content.decoded() >= at {
+                    *has = compared(at - u64::from(guard.bytes), guard);
+                }
+            }
             if *state == Match::Unknown {
                 *state = match compared(0, sample.head) {
                     _ if ends_before(u64::from(sample.head.bytes)) => Match::Short,

@@ -4,7 +4,11 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
+use model::position::Codec;
+
+use super::decompressed::compress;
 use super::{expected, numbered, only};
+use crate::limits::HOLD_MAX;
 use crate::sources::file::audit::Why;
 use crate::testing::World;
 
@@ -75,4 +79,44 @@ fn a_copy_of_the_next_file_is_no_short_copy_of_the_one_before() {
     world.truncate("a.log");
     world.run_for(Duration::from_mins(1));
     only(&world, &expected(0..35));
+}
+
+#[test]
+fn a_short_compressed_copy_of_a_file_that_was_renamed_while_stopped_brings_nothing_twice() {
+    for (lines, cut) in [(1000, 55), (1000, 4000), (300, 1), (40_000, 70_000)] {
+        let mut world = World::with_rotated();
+        world.append("a.log", &numbered(0..lines));
+        world.settle();
+        world.stop();
+        let text = numbered(0..lines);
+        let short = &text.as_bytes()[..text.len() - cut];
+        fs::write(world.path("a.log.1.gz"), compress(Codec::Gzip, short)).unwrap();
+        world.remove("a.log");
+        world.append("a.log", "new\n");
+        world.run_for(HOLD_MAX * 2);
+        let mut all = expected(0..lines);
+        all.push("new".to_owned());
+        assert_eq!(world.lines_of("a.log"), all, "{lines} {cut}");
+        assert_eq!(world.lines().len(), 1);
+        assert!(world.losses().is_empty(), "{:?}", world.losses());
+    }
+}
+
+#[test]
+fn a_shorter_file_that_only_begins_like_one_that_was_read_is_read() {
+    let mut world = World::with_rotated();
+    let banner = numbered(0..300);
+    world.append("a.log", &format!("{banner}{}", numbered(1000..2000)));
+    world.settle();
+    world.stop();
+    let other = format!("{banner}{}", numbered(5000..5500));
+    fs::write(
+        world.path("a.log.1.gz"),
+        compress(Codec::Gzip, other.as_bytes()),
+    )
+    .unwrap();
+    world.remove("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(HOLD_MAX * 2);
+    assert_eq!(world.lines_of("a.log.1.gz").len(), 800);
 }
