@@ -6,11 +6,8 @@
 pub struct Error {
     /// What the caller does about it.
     pub kind: ErrorKind,
-    /// Lower case, no full stop, with path, offset and value where they are known.
+    /// Lower case, no full stop, with path, offset, value and the system's own words where they are known.
     pub message: String,
-    /// The cause, where there is one.
-    #[source]
-    pub source: Option<std::io::Error>,
 }
 
 /// What the caller does about an [`Error`].
@@ -45,11 +42,15 @@ impl Error {
         Error {
             kind,
             message: message.into(),
-            source: None,
         }
     }
 
-    /// Sorts an I/O error: a full disk can be retried, all else closes the log.
+    /// Sorts an I/O error: a full disk can be retried, all else closes the log. What the system says is in the
+    /// message, and only there: who prints a chain of causes says it once.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "an error that is sorted is done with"
+    )]
     pub fn io(context: impl Into<String>, source: std::io::Error) -> Error {
         let kind = match source.kind() {
             std::io::ErrorKind::StorageFull
@@ -60,7 +61,21 @@ impl Error {
         Error {
             kind,
             message: format!("{}: {source}", context.into()),
-            source: Some(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_told_once() {
+        let missing = std::io::Error::from(rustix::io::Errno::NOENT);
+        let error = Error::io("cannot open a", missing);
+        assert_eq!(error.message.matches("No such file").count(), 1);
+        assert!(error.source().is_none());
     }
 }
