@@ -229,6 +229,11 @@ impl<'a> Fields<'a> {
         self.note(span, message.into(), help.into());
     }
 
+    /// Whether an option is written, right or wrong.
+    pub fn has(&self, name: &str) -> bool {
+        self.node(name).is_some()
+    }
+
     /// Notes a problem at a place.
     pub fn problem_at(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.note(span, message.into(), help.into());

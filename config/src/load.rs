@@ -1,7 +1,7 @@
 //! From a file to a checked struct: every problem at once, no effects.
 
 use std::cell::RefCell;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::environment::{EmptyEnvironment, Environment, ProcessEnvironment};
@@ -28,7 +28,14 @@ pub fn load<C: Section>(path: &Path) -> Result<Loaded<C>, Problems> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| refuse(format!("cannot be read: {error}"), "check the path given"))?;
+        .map_err(|error| {
+            let help = match error.kind() {
+                ErrorKind::NotFound => "write the file, or give the path of another with --config",
+                ErrorKind::PermissionDenied => "run this as a user who may read it",
+                _ => "check the path given",
+            };
+            refuse(format!("cannot be read: {error}"), help)
+        })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let message = format!("is larger than {FILE_BYTES_MAX} bytes");
         return Err(refuse(message, "is this a configuration file?"));

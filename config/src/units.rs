@@ -110,7 +110,7 @@ impl Value for Duration {
         let lower = unit.to_ascii_lowercase();
         let help = match lower.as_str() {
             _ if number.is_empty() => format!("write {}", Duration::KIND),
-            "" => format!("add the unit: {number}s, {number}ms or {number}m"),
+            "" => format!("add the unit: {number}ms, {number}s, {number}m, {number}h or {number}d"),
             "sec" | "secs" | "second" | "seconds" => format!("write {number}s"),
             "min" | "mins" | "minute" | "minutes" => format!("write {number}m"),
             "hr" | "hrs" | "hour" | "hours" => format!("write {number}h"),

@@ -195,6 +195,10 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<HostPort, Mismatch> {
         let wrong = |help: String| Mismatch::new(format!("`{text}` is not host:port"), help);
+        if let Some((_, rest)) = text.split_once("://") {
+            let rest = rest.split('/').next().unwrap_or_default();
+            return Err(wrong(format!("leave out what it begins with: {rest}")));
+        }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(wrong(format!("add the port: {text}:9347")));
         };
