@@ -340,6 +340,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_in_a_directory_that_is_not_there_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |pattern: &str| {
+            let files = dir.path().join(pattern).display().to_string();
+            checked(&format!("app: {{files: [\"{files}\"]}}")).warnings[0].clone()
+        };
+        let absent = format!("there is no `{}/ap` yet", dir.path().display());
+        assert!(told("ap/*/x.log").contains(&absent));
+        assert!(!told("*.log").contains("there is no"));
+    }
+
+    #[test]
     fn a_check_is_told_to_programs_with_places() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.yaml");

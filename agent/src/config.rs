@@ -15,6 +15,7 @@ use config::problem::{Span, Spanned};
 use config::units::ByteSize;
 use config::value::{FromText, HostPort, Mismatch, Scalar, Value, choose, word_for};
 
+use model::header;
 use regex::bytes::Regex;
 
 use crate::limits::{LABELS_BYTES_MAX, LABELS_MAX};
@@ -298,9 +299,15 @@ impl Section for MultilineConfig {
             "At a file's end, a record is whole when nothing was added for so long; 1s by default.",
         );
         let timeout = timeout.unwrap_or(MULTILINE_TIMEOUT);
+        if timeout.is_zero() {
+            let message = "the rest of a record would never be waited for";
+            fields.problem("timeout", message, "write 100ms or more");
+        }
         let rule = match (start, continues) {
             (Some(start), None) => Some(Rule::Start(start.0)),
             (None, Some(continues)) => Some(Rule::Continue(continues.0)),
+            // What is wrong with a pattern was said.
+            (None, None) if fields.has("start") || fields.has("continue") => None,
             (None, None) | (Some(_), Some(_)) => {
                 fields.problem(
                     "start",
@@ -348,6 +355,9 @@ impl Value for Glob {
     const KIND: &'static str = "a pattern of paths such as /var/log/nginx/*.log";
 
     fn read(scalar: &Scalar<'_>) -> Result<Glob, Mismatch> {
+        if scalar.text.is_empty() {
+            return Err(Mismatch::of::<Glob>(scalar.text));
+        }
         let path = Spanned::<PathBuf>::read(scalar)?;
         let pattern = path.value.display().to_string();
         if let Err(error) = globset::Glob::new(&pattern) {
@@ -420,6 +430,12 @@ impl Value for LinePattern {
     const KIND: &'static str = "a regular expression such as '^\\d{4}-'";
 
     fn read(scalar: &Scalar<'_>) -> Result<LinePattern, Mismatch> {
+        if scalar.text.is_empty() {
+            return Err(Mismatch::new(
+                "the pattern is empty, which every line matches",
+                format!("write {}", LinePattern::KIND),
+            ));
+        }
         compile(scalar.text).map(LinePattern).map_err(|error| {
             let help = match &error {
                 regex::Error::CompiledTooBig(_) => "repeat less, or classes of fewer characters",
@@ -463,6 +479,23 @@ fn check_labels(labels: &BTreeMap<String, String>, fields: &mut Fields<'_>) {
             message,
             format!("write at most {LABELS_BYTES_MAX}"),
         );
+    }
+    for name in labels.keys() {
+        let (what, help) =
+            if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                (
+                    "is no name for a label",
+                    "write a name without spaces, such as `env`",
+                )
+            } else if header::is_reserved(name) {
+                (
+                    "is the agent's own to set",
+                    "choose another name for the label",
+                )
+            } else {
+                continue;
+            };
+        fields.problem("labels", format!("`{name}` {what}"), help);
     }
     if labels.len() > LABELS_MAX {
         let message = format!("{} `labels`, which every record would bear", labels.len());

@@ -22,6 +22,12 @@ pub const PARTIAL_TRUNCATED: &[u8] = b"truncated";
 /// The file ended for good without a newline: this is all there is of its last line.
 pub const PARTIAL_UNTERMINATED: &[u8] = b"unterminated";
 
+/// Whether a name says what only the agent knows: a label of that name would hide it.
+pub fn is_reserved(name: &str) -> bool {
+    let own = [LOG_FILE_PATH, LOG_RECORD_PARTIAL, NANOSECONDS, CONTENT_TYPE];
+    own.contains(&name) || name.starts_with("weir.")
+}
+
 /// The severity as the source gives it.
 pub const SEVERITY: &str = "severity";
 

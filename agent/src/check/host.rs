@@ -125,10 +125,16 @@ pub(super) fn limits(found: &[Found<'_>], files_open: u32, allowed: Allowed) -> 
 pub(super) fn odd_matches(found: &Found<'_>, patterns: &Patterns) -> Option<String> {
     let name = found.name;
     if found.files.is_empty() {
-        let directory = matched_directory(&found.directories, patterns)?;
+        if let Some(directory) = matched_directory(&found.directories, patterns) {
+            return Some(format!(
+                "logs.{name} matches the directory `{}` and no file; write `{0}/*.log` for what is in it",
+                directory.display()
+            ));
+        }
+        let absent = patterns.bases().find(|base| !base.exists())?;
         return Some(format!(
-            "logs.{name} matches the directory `{}` and no file; write `{0}/*.log` for what is in it",
-            directory.display()
+            "logs.{name}: there is no `{}` yet; is it written right?",
+            absent.display()
         ));
     }
     let is_compressed = |path: &PathBuf| {

@@ -144,3 +144,36 @@ fn what_is_left_out_is_told_by_name_or_by_path() {
         assert_eq!(patterns.matches(Path::new(path)), is_meant, "{path}");
     }
 }
+
+#[test]
+fn a_labels_name_is_one_that_records_can_bear() {
+    let told = |labels: &str| {
+        let text = format!("logs:\n  app:\n    files: /srv/*.log\n    labels: {{{labels}}}\n");
+        let result = load_text::<AgentConfig>(&text);
+        result.map_or_else(|problems| problems.to_string(), |_| String::new())
+    };
+    assert_eq!(told("host.name: a, service.name: b"), "");
+    for name in ["''", "a b", "\"a\\n\""] {
+        let told = told(&format!("{name}: x"));
+        assert!(told.contains("is no name for a label"), "{told}");
+    }
+    for name in ["log.file.path", "weir.position", "ns"] {
+        let told = told(&format!("{name}: x"));
+        assert!(told.contains("is the agent's own to set"), "{told}");
+    }
+}
+
+#[test]
+fn each_mistake_about_records_of_several_lines_is_told_once() {
+    let told = |multiline: &str| {
+        let text = format!("logs: {{app: {{files: /srv/*.log, multiline: {{{multiline}}}}}}}\n");
+        let problems = load_text::<AgentConfig>(&text).unwrap_err();
+        assert_eq!(problems.list.len(), 1, "{problems}");
+        problems.to_string()
+    };
+    assert!(told("").contains("has one pattern"));
+    assert!(told("start: a, continue: b").contains("has one pattern"));
+    assert!(told("start: '['").contains("is not a pattern"));
+    assert!(told("continue: ''").contains("the pattern is empty"));
+    assert!(told("start: a, timeout: 0s").contains("write 100ms or more"));
+}

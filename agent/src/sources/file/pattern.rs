@@ -52,12 +52,14 @@ pub(super) enum Purpose {
 impl Patterns {
     /// Reads the patterns; the error names the one that is none.
     pub(crate) fn new(files: &[String], excluded: &[String]) -> Result<Patterns, globset::Error> {
+        let files: Vec<String> = files.iter().map(|it| with_single_slashes(it)).collect();
+        let excluded: Vec<String> = excluded.iter().map(|it| with_single_slashes(it)).collect();
         let mut roots = Vec::new();
-        for pattern in files {
+        for pattern in &files {
             roots.push(Root::new(pattern)?);
         }
         let mut below = Vec::new();
-        for pattern in excluded {
+        for pattern in &excluded {
             // What excludes everything in a directory excludes the directory.
             below.extend(pattern.strip_suffix("/**").map(str::to_owned));
         }
@@ -66,6 +68,11 @@ impl Patterns {
             excluded: set(excluded.iter().chain(&below))?,
             roots,
         })
+    }
+
+    /// The directories that the patterns name, up to the first one that may have any name.
+    pub(crate) fn bases(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(|root| root.base.as_path())
     }
 
     /// Whether the source means this path.
@@ -297,6 +304,15 @@ pub(super) fn rotation_bases(other: &OsStr) -> impl Iterator<Item = OsString> {
     bases.filter(move |base| is_rotation_of(base, other))
 }
 
+/// A pattern as paths are written: the system takes many slashes for one.
+fn with_single_slashes(pattern: &str) -> String {
+    let mut single = pattern.to_owned();
+    while single.contains("//") {
+        single = single.replace("//", "/");
+    }
+    single
+}
+
 /// The names of the directories in one; none where it cannot be listed.
 fn directories_in(dir: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -325,6 +341,14 @@ fn set<'a>(patterns: impl Iterator<Item = &'a String>) -> Result<GlobSet, globse
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_slashes_are_one() {
+        let files = ["//srv///*.log".to_owned()];
+        let patterns = Patterns::new(&files, &["/srv//b*".to_owned()]).unwrap();
+        assert!(patterns.matches(Path::new("/srv/a.log")));
+        assert!(!patterns.matches(Path::new("/srv/b.log")));
+    }
 
     #[test]
     fn a_shifted_name_has_another_number_in_the_same_place() {
