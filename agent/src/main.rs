@@ -15,7 +15,8 @@ use agent::producer::transport::SystemTransport;
 use agent::reload::Change;
 use agent::running::{self, Parts, Running};
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use config::join::token::JoinToken;
 use config::load::{Loaded, load};
 use config::problem::Problems;
@@ -83,7 +84,8 @@ struct FilesArguments {
 #[derive(Debug, clap::Args)]
 struct JoinArguments {
     /// The token: weir1.….….…@host:port
-    token: JoinToken,
+    // Read later: what is wrong with it must not print it.
+    token: String,
 
     /// Where the spool and the identity lie
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weir-agent")]
@@ -300,6 +302,12 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn say_joined(arguments: &JoinArguments) -> anyhow::Result<()> {
+    let token: JoinToken = match arguments.token.parse() {
+        Ok(token) => token,
+        Err(error) => Arguments::command()
+            .error(ErrorKind::ValueValidation, error)
+            .exit(),
+    };
     say_events()?;
     let kernels = || {
         let name = rustix::system::uname();
@@ -307,7 +315,7 @@ fn say_joined(arguments: &JoinArguments) -> anyhow::Result<()> {
     };
     let host = arguments.host_name.clone().unwrap_or_else(kernels);
     let joining = Joining {
-        token: &arguments.token,
+        token: &token,
         data_dir: &arguments.data_dir,
         host: &host,
         transport: Arc::new(SystemTransport),

@@ -39,6 +39,7 @@ fn refused(agent: &Agent, token: &str, words: &[&str]) -> Result<()> {
         );
     }
     ensure!(!text.contains("panicked"), "it panicked: {text}");
+    ensure!(!text.contains(token), "it shows the token: {text}");
     Ok(())
 }
 
