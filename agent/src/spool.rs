@@ -310,12 +310,12 @@ impl Spool {
             return Ok(());
         };
         let to = BatchHeader::parse(first)?.base_offset;
-        let records = u64::try_from(to.get() - from.get()).unwrap_or(0);
-        if records == 0 {
+        let count = u64::try_from(to.get() - from.get()).unwrap_or(0);
+        if count == 0 {
             return Ok(());
         }
         tracing::error!(partition = %of, %from, %to, "spooled batches are damaged and lost");
-        self.count_loss(LOST_SOURCE, LOST_DAMAGED, Loss { records, bytes: 0 });
+        self.count_loss(LOST_SOURCE, LOST_DAMAGED, Loss { count, bytes: 0 });
         self.acknowledge(of, to);
         Ok(())
     }
@@ -544,7 +544,7 @@ impl Spool {
             .losses
             .entry((source.to_owned(), reason.to_owned()))
             .or_default();
-        sum.records += loss.records;
+        sum.count += loss.count;
         sum.bytes += loss.bytes;
         drop(table);
         let mut state = self.state();

@@ -21,8 +21,8 @@ pub const LINES_SPLIT: &str = "weir_agent_lines_split_total";
 pub const BATCHES: &str = "weir_agent_batches_total";
 /// Bytes of batches written to the spool.
 pub const BATCH_BYTES: &str = "weir_agent_batch_bytes_total";
-/// Records that are gone, by source and reason.
-pub const LOST_RECORDS: &str = "weir_agent_lost_records_total";
+/// Records that are gone or, of what was never read, times that a file lost some, by source and reason.
+pub const LOSSES: &str = "weir_agent_losses_total";
 /// Bytes that are gone, by source and reason.
 pub const LOST_BYTES: &str = "weir_agent_lost_bytes_total";
 /// Lives of files that ended, by source and reason.
@@ -71,7 +71,7 @@ pub struct Telemetry {
     looks: IntCounterVec,
     batches: IntCounter,
     batch_bytes: IntCounter,
-    lost_records: IntCounterVec,
+    losses: IntCounterVec,
     lost_bytes: IntCounterVec,
     epochs_closed: IntCounterVec,
     skipped_bytes: IntCounterVec,
@@ -130,7 +130,10 @@ impl Telemetry {
             looks: by_source(LOOKS, "Files and directories looked at without an event."),
             batches: counter(&registry, BATCHES, "Batches spooled."),
             batch_bytes: counter(&registry, BATCH_BYTES, "Bytes of batches spooled."),
-            lost_records: by_reason(LOST_RECORDS, "Records that are gone and were counted."),
+            losses: by_reason(
+                LOSSES,
+                "Records that are gone or, of what was never read, times that a file lost some.",
+            ),
             lost_bytes: by_reason(LOST_BYTES, "Bytes that are known to be gone."),
             epochs_closed: by_reason(EPOCHS_CLOSED, "Lives of files that ended."),
             skipped_bytes: by_reason(SKIPPED_BYTES, "Bytes that the configuration passes over."),
@@ -227,6 +230,9 @@ impl Telemetry {
     /// All metrics as Prometheus text, with the spool's and the sources' as of now.
     pub fn text(&self, spool: &Spool, producer: &Stats, sources: &[(String, Totals)]) -> String {
         self.show_producer(producer);
+        // A reload may have ended some.
+        self.file_unread_bytes.reset();
+        self.files_open.reset();
         for (source, totals) in sources {
             let unread = self.file_unread_bytes.with_label_values(&[source.as_str()]);
             unread.set(signed(totals.unread_bytes));
@@ -235,7 +241,7 @@ impl Telemetry {
         }
         for ((source, reason), loss) in spool.losses() {
             let labels = [source.as_str(), reason.as_str()];
-            count_up_to(&self.lost_records.with_label_values(&labels), loss.records);
+            count_up_to(&self.losses.with_label_values(&labels), loss.count);
             count_up_to(&self.lost_bytes.with_label_values(&labels), loss.bytes);
         }
         let fill = spool.fill();

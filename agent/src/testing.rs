@@ -482,7 +482,7 @@ impl World {
         let losses = self.spool().losses();
         losses
             .iter()
-            .map(|((_, reason), loss)| format!("{reason} {} {}", loss.records, loss.bytes))
+            .map(|((_, reason), loss)| format!("{reason} {} {}", loss.count, loss.bytes))
             .collect()
     }
 }

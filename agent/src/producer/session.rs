@@ -624,7 +624,7 @@ impl Driver {
         let fill = spool.fill();
         let mut losses: BTreeMap<String, u64> = BTreeMap::new();
         for ((_, reason), loss) in spool.losses() {
-            *losses.entry(format!("{reason}_records")).or_default() += loss.records;
+            *losses.entry(reason.clone()).or_default() += loss.count;
             *losses.entry(format!("{reason}_bytes")).or_default() += loss.bytes;
         }
         let counted = losses.into_iter().filter(|(_, count)| *count > 0);

@@ -355,7 +355,7 @@ fn count_missing(
         let missing = u64::try_from(folded.get() - kept.get()).unwrap_or(0);
         if missing > 0 {
             let what = (LOST_SOURCE.to_owned(), LOST_DAMAGED.to_owned());
-            table.losses.entry(what).or_default().records += missing;
+            table.losses.entry(what).or_default().count += missing;
         }
     }
 }

@@ -45,11 +45,11 @@ pub struct Placed {
 /// comes with is in the spool.
 pub(crate) const FORGOTTEN_S: u64 = 0;
 
-/// Bytes and records that are gone, by what they were lost to.
+/// What is gone, by what it was lost to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Loss {
-    /// Records, where they could be counted; else one for each event.
-    pub records: u64,
+    /// Records, where they could be counted; else one each time that bytes of a file were lost.
+    pub count: u64,
     /// Bytes that are known to be gone.
     pub bytes: u64,
 }
@@ -147,7 +147,7 @@ pub(crate) fn encode(
     for ((source, reason), loss) in &table.losses {
         put_field(&mut bytes, source.as_bytes());
         put_field(&mut bytes, reason.as_bytes());
-        bytes.extend(loss.records.to_be_bytes());
+        bytes.extend(loss.count.to_be_bytes());
         bytes.extend(loss.bytes.to_be_bytes());
     }
     sealed(bytes)
@@ -186,10 +186,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Snapshot> {
     for _ in 0..input.u32()? {
         let source = text(&mut input)?.to_owned();
         let reason = text(&mut input)?.to_owned();
-        let (records, bytes) = (input.u64()?, input.u64()?);
-        table
-            .losses
-            .insert((source, reason), Loss { records, bytes });
+        let (count, bytes) = (input.u64()?, input.u64()?);
+        table.losses.insert((source, reason), Loss { count, bytes });
     }
     input.is_empty().then_some(Snapshot {
         generation,

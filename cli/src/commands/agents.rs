@@ -47,6 +47,9 @@ Examples:
   weir agents --json | jq '.agents[] | select(.connected | not) | .host'
   weir agents revoke 4k2v7xqaq2m7x4abzp5ck7f3we         shut one out at once";
 
+/// What the bytes that were lost to a reason are counted under.
+const BYTES: &str = "_bytes";
+
 #[derive(Deserialize)]
 struct Listed {
     agents: Vec<Agent>,
@@ -180,15 +183,38 @@ fn state(agent: &Agent, now: SystemTime) -> String {
     }
 }
 
-/// `none`, or `3 truncated, 1 damaged`.
+/// `none`, or `1 damaged, 3 truncated (15 B)`.
 fn losses(losses: &BTreeMap<String, u64>) -> String {
-    let counted = losses.iter().filter(|(_, count)| **count > 0);
-    let told: Vec<String> = counted
-        .map(|(reason, count)| format!("{} {reason}", table::count(*count)))
-        .collect();
+    let counted = losses
+        .iter()
+        .filter(|(reason, count)| **count > 0 && !reason.ends_with(BYTES));
+    let told = counted.map(|(reason, count)| {
+        let bytes = losses.get(&format!("{reason}{BYTES}"));
+        let bytes = bytes.map_or_else(String::new, |it| format!(" ({})", table::bytes(*it)));
+        format!("{} {reason}{bytes}", table::count(*count))
+    });
+    let told: Vec<String> = told.collect();
     if told.is_empty() {
         "none".into()
     } else {
         told.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_with_their_bytes() {
+        let told = |counts: &[(&str, u64)]| {
+            let counts = counts
+                .iter()
+                .map(|(reason, count)| ((*reason).to_owned(), *count));
+            losses(&counts.collect())
+        };
+        assert_eq!(told(&[]), "none");
+        let counts = [("damaged", 2), ("truncated", 1), ("truncated_bytes", 15)];
+        assert_eq!(told(&counts), "2 damaged, 1 truncated (15 B)");
     }
 }

@@ -23,7 +23,8 @@ pub enum Why {
     /// Read to its end.
     Finished,
     /// Its file was cut or written anew in place, which look the same once it has grown again, and no
-    /// copy of what had not been read was found.
+    /// copy of what had not been read was found. What was written and cut off between two looks at it,
+    /// milliseconds apart, nobody has seen.
     Truncated,
     /// Its file was deleted while it was not open, and no copy was found.
     Deleted,
@@ -56,7 +57,7 @@ pub struct ClosedEpoch {
     pub epoch: u32,
     /// Bytes that were taken of it.
     pub bytes_read: u64,
-    /// Bytes that were not; `None`: nobody knows how many.
+    /// Bytes that were seen and not taken; `None`: nobody knows how many there were.
     pub bytes_unread: Option<u64>,
     /// What ended it.
     pub why: Why,
@@ -169,7 +170,10 @@ impl Audit {
         out.telemetry().count_closed(&self.source, why.label());
         let (read, unread, reason) = (ended.bytes_read, ended.bytes_unread, why.label());
         let (source, path) = (&self.source, path.display());
-        if why.is_loss() && rest != Some(0) {
+        if why.is_loss() && rest.is_none() {
+            tracing::warn!(source, %path, bytes_read = read, reason,
+                "file ended, and may have had more than what was read: nobody knows");
+        } else if why.is_loss() && rest != Some(0) {
             tracing::warn!(source, %path, bytes_read = read, bytes_unread = unread, reason,
                 "file ended before all of it was read; at least these bytes are lost");
         } else if why == Why::Excluded {
@@ -227,7 +231,7 @@ impl Audit {
         }
         let bytes = bytes.unwrap_or(0);
         if why.is_loss() {
-            let loss = Loss { records: 1, bytes };
+            let loss = Loss { count: 1, bytes };
             out.count_loss(&self.source, why.label(), loss);
         } else {
             out.telemetry()

@@ -300,8 +300,8 @@ impl Cutter<'_, '_, '_> {
     }
 
     /// So much is lost once the epoch moves to `next`.
-    fn lose(&mut self, next: usize, records: u64, bytes: u64) {
-        self.losses.push((next, Loss { records, bytes }));
+    fn lose(&mut self, next: usize, count: u64, bytes: u64) {
+        self.losses.push((next, Loss { count, bytes }));
     }
 
     /// Moves on without a record.
@@ -314,7 +314,7 @@ impl Cutter<'_, '_, '_> {
     /// Counts what is lost before `next`, which the epoch has moved to.
     fn settle(&mut self, next: usize) {
         for (_, loss) in self.losses.extract_if(.., |(at, _)| *at <= next) {
-            self.taken.lost.records += loss.records;
+            self.taken.lost.count += loss.count;
             self.taken.lost.bytes += loss.bytes;
         }
     }

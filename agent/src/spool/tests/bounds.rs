@@ -217,10 +217,7 @@ fn offsets_that_begin_anew_are_not_acknowledged() {
     remove_partition(&disk, &dir, &to);
     let spool = world.open_spool();
     // The third record was acknowledged by nobody.
-    let lost = Loss {
-        records: 1,
-        bytes: 0,
-    };
+    let lost = Loss { count: 1, bytes: 0 };
     assert_eq!(spool.losses().into_values().collect::<Vec<_>>(), [lost]);
     assert_eq!(append(&spool, &to, b"new"), Taken::Yes);
     assert_eq!(append(&spool, &to, b"newer"), Taken::Yes);
@@ -525,7 +522,7 @@ fn what_the_disk_gives_the_second_time_is_not_skipped() {
     disk.overwrite(&log, &damaged);
     spool.skip_damaged(&to).unwrap();
     assert_eq!(spool.range(&to).start, offset(2));
-    let lost: Vec<u64> = spool.losses().values().map(|loss| loss.records).collect();
+    let lost: Vec<u64> = spool.losses().values().map(|loss| loss.count).collect();
     assert_eq!(lost, [2]);
 }
 
@@ -542,10 +539,7 @@ fn a_skip_is_never_saved_without_its_loss() {
         world.pass(Duration::from_secs(2));
         sync(&spool);
         world.pass(Duration::from_millis(ACKNOWLEDGED_EVERY_MS));
-        let lost = Loss {
-            records: 2,
-            bytes: 0,
-        };
+        let lost = Loss { count: 2, bytes: 0 };
         spool.count_loss("spool", "damaged", lost);
         spool.acknowledge(&to, offset(2));
         disk.plan(disk.calls() + call, Fault::Io);

@@ -535,7 +535,7 @@ impl Stage {
                 .iter()
                 .filter(|((name, _), _)| *name == source_name(source));
             let (records, bytes) = own.fold((0, 0), |(records, bytes), (_, loss)| {
-                (records + loss.records, bytes + loss.bytes)
+                (records + loss.count, bytes + loss.bytes)
             });
             let counted = self.model.is_counted(source, records, bytes);
             counted.map_err(|why| format!("at the end: {why}, {losses:?}"))?;
