@@ -122,6 +122,8 @@ pub struct ReportTotals {
     pub lag_bytes: u64,
     /// Bytes of the closed ones that were never read, as far as is known.
     pub closed_unread_bytes: u64,
+    /// Closed ones of which nobody knows how much was never read.
+    pub closed_unknown: u64,
 }
 
 /// A file in a report.
@@ -267,10 +269,12 @@ impl FilesReport {
         self.closed
             .sort_by_key(|closed| std::cmp::Reverse(closed.at_ms));
         let unread = self.closed.iter().filter_map(|closed| closed.bytes_unread);
+        let known = unread.clone().count();
         self.totals = ReportTotals {
             files: self.files.len() as u64,
             lag_bytes: self.files.iter().map(|file| file.lag_bytes).sum(),
             closed_unread_bytes: unread.sum(),
+            closed_unknown: (self.closed.len() - known) as u64,
         };
     }
 }

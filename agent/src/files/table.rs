@@ -48,7 +48,11 @@ impl fmt::Display for FilesReport {
         let headings = ["READ", "UNREAD", "EPOCH", "REASON", "SOURCE", "PATH"];
         print(f, headings, 2, self.closed.iter().map(ClosedRow::cells))?;
         let unread = bytes(self.totals.closed_unread_bytes);
-        writeln!(f, "{} ended, {unread} unread", self.closed.len())
+        write!(f, "{} ended, {unread} unread", self.closed.len())?;
+        match self.totals.closed_unknown {
+            0 => writeln!(f),
+            unknown => writeln!(f, ", and of {unknown} nobody knows how much"),
+        }
     }
 }
 

@@ -124,3 +124,12 @@ fn a_directory_without_a_spool_is_told() {
     let error = stopped(dir.path(), &[]).unwrap_err().to_string();
     assert!(error.contains("there is no spool"), "{error}");
 }
+
+#[test]
+fn what_nobody_knows_is_no_part_of_a_sum() {
+    let report = report();
+    assert_eq!(report.totals.closed_unread_bytes, 0);
+    assert_eq!(report.totals.closed_unknown, 1);
+    let told = "1 ended, 0 B unread, and of 1 nobody knows how much\n";
+    assert!(report.to_string().ends_with(told), "{report}");
+}

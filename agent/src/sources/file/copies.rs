@@ -232,8 +232,6 @@ impl FileSource {
     pub(super) fn absorb(&mut self, id: EpochId, copy: Copy, out: &mut Outlet<'_>) {
         let now = out.now();
         let path = self.directories[copy.directory].path.join(&copy.name);
-        tracing::info!(source = self.config.name, copy = %path.display(),
-            "truncated file goes on in its copy");
         let is_all = self.is_surely_all(id, &copy);
         let Some(lineage) = &mut self.lineages[id.lineage] else {
             return;
@@ -242,6 +240,9 @@ impl FileSource {
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
+        let reason = epoch.cut_by.label();
+        tracing::info!(source = self.config.name, path = %original.display(), copy = %path.display(), reason,
+            "file goes on in its copy");
         // Written between the copy and the truncation.
         let cut = epoch.size_seen.saturating_sub(copy.size.max(epoch.offset));
         epoch.account.cut += cut;

@@ -54,7 +54,9 @@ impl FileSource {
         }
         match self.open_or_make_room(&path, out.now()) {
             Ok(Some(opened)) => {
-                self.unreadable.remove(&path);
+                if self.unreadable.contains_key(&path) && !self.is_damaged(&opened) {
+                    self.unreadable.remove(&path);
+                }
                 self.found(directory, name, opened, out);
             }
             // A directory, a pipe, a device: not for us.

@@ -4,7 +4,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use model::position::FileKey;
 
 use super::FileSource;
 use super::content::Content;
@@ -52,12 +55,16 @@ impl FileSource {
         );
         files.extend(self.aside.values().map(|Placed { position, .. }| {
             let path = PathBuf::from(OsString::from_vec(position.path.clone()));
+            let own = self.reader.hasher();
+            let own = own.lineage(&self.config.name, &position.path);
+            let is_own = own == position.lineage;
+            let detail = (!is_own).then(|| "a source that is gone read it".to_owned());
             FileState {
                 key: Some(position.key),
                 epoch: Some((position.lineage, position.epoch)),
                 size: position.offset,
                 offset: position.offset,
-                ..of_path(&path, State::NotMeant, None)
+                ..of_path(&path, State::NotMeant, detail)
             }
         }));
         SourceFiles {
@@ -119,7 +126,8 @@ impl FileSource {
                 Some(_) if is_current => State::Unreadable,
                 _ => state_of(lineage, epoch, is_current, is_full),
             };
-            let place = epoch.place.as_ref();
+            // What it is named since it was closed nobody told.
+            let place = epoch.place.as_ref().filter(|it| is_at(epoch.key, it));
             let place = place.map(|place| format!("it is at {}", place.display()));
             files.push(FileState {
                 path: lineage.path.clone(),
@@ -145,6 +153,11 @@ impl FileSource {
             });
         }
     }
+}
+
+/// Whether a path leads to this inode now.
+fn is_at(key: FileKey, path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|it| it.ino() == key.inode)
 }
 
 fn state_of(lineage: &Lineage, epoch: &Epoch, is_current: bool, is_full: bool) -> State {

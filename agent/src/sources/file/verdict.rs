@@ -75,7 +75,9 @@ impl FileSource {
             }
             Some(End::Damaged(why)) => {
                 let path = self.path_of(&file);
-                self.say_unreadable(&path, &io::Error::other(why));
+                self.refuse(&file, head.unwrap_or_default(), &candidates);
+                self.refused_as_damaged(file.key);
+                return self.say_unreadable(&path, &io::Error::other(why));
             }
             None => {}
         }

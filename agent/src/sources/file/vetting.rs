@@ -61,6 +61,7 @@ struct Refused {
     head: Vec<u8>,
     /// For whom that was asked.
     asked: Vec<EpochId>,
+    is_damaged: bool,
 }
 
 /// An epoch that the file may be a copy of.
@@ -272,8 +273,22 @@ impl FileSource {
             stamp: file.stamp,
             head,
             asked: candidates.iter().map(|it| it.id).collect(),
+            is_damaged: false,
         };
         self.vettings.refused.insert(file.key, refused);
+    }
+
+    /// The stream of a file that was refused is damaged.
+    pub(super) fn refused_as_damaged(&mut self, key: FileKey) {
+        if let Some(refused) = self.vettings.refused.get_mut(&key) {
+            refused.is_damaged = true;
+        }
+    }
+
+    /// Whether that is known of a file as it is.
+    pub(super) fn is_damaged(&self, opened: &Opened) -> bool {
+        let refused = self.vettings.refused.get(&opened.key);
+        refused.is_some_and(|it| it.is_damaged && Stamp::of(&opened.file).ok() == Some(it.stamp))
     }
 
     /// A copy was known by what its epoch was then. It is looked through once more.

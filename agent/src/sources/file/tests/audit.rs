@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use model::position::Codec;
+
+use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::files::State;
-use crate::limits::{CLOSED_EPOCHS_MAX, COPY_GRACE, LATE, QUIET};
+use crate::limits::{CLOSED_EPOCHS_MAX, COMPRESSED_UNFINISHED, COPY_GRACE, LATE, QUIET};
 use crate::sources::file::audit::Why;
 use crate::sources::file::{LongLines, StartAt};
 use crate::testing::World;
@@ -160,4 +163,39 @@ fn lines_that_are_dropped_are_unread_bytes_of_their_file() {
         world.losses(),
         [format!("line_too_long 1 {}", unread.unwrap())]
     );
+}
+
+#[test]
+fn where_a_file_is_that_was_renamed_is_told_as_long_as_it_is_there() {
+    let mut world = World::new();
+    world.append("a.log", "one\n");
+    world.settle();
+    world.rename("a.log", "a.1");
+    let place = |world: &World| world.files().files[0].detail.clone();
+    world.run_for(QUIET * 2);
+    let told = format!("it is at {}", world.path("a.1").display());
+    assert_eq!(place(&world), Some(told));
+    world.run_for(LATE * 2);
+    world.rename("a.1", "b");
+    world.append("a.1", "another\n");
+    world.settle();
+    assert_eq!(place(&world), None);
+}
+
+#[test]
+fn a_compressed_file_that_is_damaged_is_listed_until_it_is_whole() {
+    let mut world = World::with_rotated();
+    let whole = compress(Codec::Gzip, b"one\n");
+    let mut damaged = whole.clone();
+    let end = damaged.len() - 6;
+    damaged[end] ^= 0xff;
+    std::fs::write(world.path("a.log.gz"), damaged).unwrap();
+    world.run_for(COMPRESSED_UNFINISHED * 2);
+    let listed = ("a.log.gz".to_owned(), 0, 0, State::Unreadable);
+    assert_eq!(world.states(), [listed]);
+    assert_eq!(world.counted().files_unreadable.get(), 1);
+    std::fs::write(world.path("a.log.gz"), whole).unwrap();
+    world.run_for(COMPRESSED_UNFINISHED * 2);
+    assert_eq!(world.lines_of("a.log.gz"), ["one"]);
+    assert_eq!(world.counted().files_unreadable.get(), 0);
 }
