@@ -171,7 +171,11 @@ pub async fn ask_files(data_dir: &Path) -> anyhow::Result<Option<FilesReport>> {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) || is_too_long => return Ok(None),
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot ask {}", path.display()));
+            let help = match error.kind() {
+                io::ErrorKind::PermissionDenied => ": run this as the agent's user, or as root",
+                _ => "",
+            };
+            return Err(error).with_context(|| format!("cannot ask {}{help}", path.display()));
         }
     };
     within(CONTROL_CONNECTION_MAX, exchange(stream))
