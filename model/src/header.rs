@@ -28,11 +28,23 @@ pub fn is_reserved(name: &str) -> bool {
     own.contains(&name) || name.starts_with("weir.")
 }
 
+/// Whether a header says where records come from, and is the same for all that come from there.
+pub fn is_of_stream(name: &str) -> bool {
+    !is_reserved(name) && name != SEVERITY || name == LOG_FILE_PATH
+}
+
 /// The severity as the source gives it.
 pub const SEVERITY: &str = "severity";
 
 /// The event time's nanoseconds below the record's millisecond, as decimal digits.
 pub const NANOSECONDS: &str = "ns";
+
+/// Reads [`NANOSECONDS`]: decimal digits below a million. Anything else is none.
+pub fn nanoseconds(value: &[u8]) -> u32 {
+    let number = std::str::from_utf8(value).ok();
+    let number = number.and_then(|it| it.parse().ok());
+    number.filter(|&it: &u32| it < 1_000_000).unwrap_or(0)
+}
 
 /// The media type of the value. Absent: raw bytes, one log line.
 pub const CONTENT_TYPE: &str = "content-type";

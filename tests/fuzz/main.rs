@@ -7,4 +7,5 @@
 mod batch;
 mod config;
 mod join;
+mod log;
 mod wire;
