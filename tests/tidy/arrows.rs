@@ -24,10 +24,18 @@ const CRATES: &[Arrows] = &[
     ("weir", &["agent", "aggregator", "commitlog", "config"]),
     ("commitlog", &[]),
     ("model", &[]),
+    ("query", &["commitlog", "model"]),
     ("config", &[]),
     (
         "weir-tests",
-        &["agent", "aggregator", "commitlog", "config", "model"],
+        &[
+            "agent",
+            "aggregator",
+            "commitlog",
+            "config",
+            "model",
+            "query",
+        ],
     ),
     ("weir-bench", &["agent", "commitlog", "weir-tests"]),
 ];

@@ -1,0 +1,1 @@
+//! The lake: what topics hold, as tables that every engine can read.
