@@ -6,6 +6,7 @@
 
 mod batch;
 mod config;
+mod index;
 mod join;
 mod log;
 mod wire;
