@@ -11,7 +11,10 @@
 //! | as columns | [`lake::columns`], [`lake::schema`] |
 //! | as a Parquet file, with the search index | [`lake::file`], [`lake::index`] |
 //! | in the table | [`lake::table`] |
+//! | what a question's conditions ask of the index | [`lake::search`] |
+//! | the table and the log behind it, as SQL sees them | [`sql::logs`] |
 
 pub mod error;
 pub mod lake;
 pub mod limits;
+pub mod sql;

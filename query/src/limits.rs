@@ -39,3 +39,15 @@ pub const COMMITS_PER_CHECKPOINT: u64 = 20;
 
 /// Threads that wait for the disk on behalf of a table.
 pub const IO_THREADS_MAX: usize = 4;
+
+/// Alternatives of a condition that are asked of the search index; more are not asked.
+pub const SEARCH_PARTS_MAX: usize = 64;
+
+/// Bytes of batches that a query reads from a log at a time.
+pub const HOT_READ_BYTES: usize = 1024 * 1024;
+
+/// Rows that a query takes at a time of what is not sealed.
+pub const HOT_ROWS: usize = 8192;
+
+/// Such pieces that are read ahead of a query.
+pub const HOT_BATCHES_AHEAD: usize = 2;

@@ -12,14 +12,14 @@ use datafusion::arrow::array::{
     TimestampMicrosecondArray, UInt32Array, new_null_array,
 };
 use datafusion::arrow::buffer::OffsetBuffer;
-use datafusion::arrow::compute::take;
+use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{DataType, UInt32Type};
 use model::log::{LogRecord, Stream};
 
 use super::index;
 use super::index::terms::{self, Hash};
 use super::rows::{Row, Sorted};
-use super::schema::{arrow, map_entries};
+use super::schema::{arrow, map_entries, query};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A record that is no log record.
@@ -82,14 +82,16 @@ impl<'a> Columns<'a> {
     pub fn batch(
         &self,
         range: Range<usize>,
-        index: &mut index::Builder,
+        mut index: Option<&mut index::Builder>,
         refused: &mut Vec<Refused>,
     ) -> Result<RecordBatch> {
         let mut decoded = Vec::with_capacity(range.len());
         for row in &self.rows.rows[range] {
             match self.rows.decode(row) {
                 Ok(record) => {
-                    index.add(&record, &self.fields[row.stream as usize]);
+                    if let Some(index) = &mut index {
+                        index.add(&record, &self.fields[row.stream as usize]);
+                    }
                     decoded.push(Decoded { row, record });
                 }
                 Err(reason) => refused.push(Refused {
@@ -257,7 +259,8 @@ fn map(
     values: StringViewArray,
 ) -> Result<ArrayRef> {
     let columns: Vec<ArrayRef> = vec![Arc::new(names), Arc::new(values)];
-    let entries = StructArray::try_new(map_entries(), columns, None).map_err(made)?;
+    let entries =
+        StructArray::try_new(map_entries(DataType::Utf8View), columns, None).map_err(made)?;
     let schema = arrow();
     let DataType::Map(field, _) = schema.field(schema.fields().len() - 1).data_type() else {
         return Err(made("the last column is a map"));
@@ -265,6 +268,15 @@ fn map(
     let offsets = OffsetBuffer::from_lengths(lengths);
     let map = MapArray::try_new(Arc::clone(field), offsets, entries, None, false);
     Ok(Arc::new(map.map_err(made)?))
+}
+
+/// The same rows with the types that queries see.
+pub(crate) fn as_asked(batch: &RecordBatch) -> Result<RecordBatch> {
+    let schema = query();
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+    let columns: std::result::Result<Vec<ArrayRef>, _> = columns.collect();
+    RecordBatch::try_new(schema, columns.map_err(made)?).map_err(made)
 }
 
 /// Columns that do not fit together: no record can make them so.

@@ -44,7 +44,7 @@ pub fn write(rows: &Sorted, refused: &mut Vec<Refused>) -> Result<Option<File>> 
     let mut begin = 0;
     while begin < rows.len() {
         let end = rows.len().min(begin + ROW_GROUP_ROWS);
-        let batch = columns.batch(begin..end, &mut index, refused)?;
+        let batch = columns.batch(begin..end, Some(&mut index), refused)?;
         writer.write(&batch).map_err(Error::storage)?;
         begin = end;
     }

@@ -7,6 +7,7 @@ pub mod local;
 pub mod rows;
 pub mod schema;
 pub mod seal;
+pub mod search;
 pub mod statistics;
 pub mod table;
 

@@ -101,18 +101,37 @@ pub fn arrow() -> ArrowSchema {
     Arc::clone(&SCHEMA)
 }
 
+/// The columns as queries see them: text is text, however it is written. In maps it is not of views, in which
+/// `DataFusion` finds no key.
+pub fn query() -> ArrowSchema {
+    static SCHEMA: LazyLock<ArrowSchema> = LazyLock::new(|| {
+        let fields = COLUMNS.iter().map(|column| match column.kind {
+            Label => Field::new(column.name, DataType::Utf8View, column.presence == Perhaps),
+            Map => Field::new(column.name, map_of(DataType::Utf8), false),
+            _ => column.arrow(),
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+    });
+    Arc::clone(&SCHEMA)
+}
+
 /// The columns as a Delta table declares them.
 pub fn delta() -> Result<SchemaRef> {
     let fields = COLUMNS.iter().map(Column::delta);
     Ok(Arc::new(StructType::try_new(fields).map_err(told)?))
 }
 
-/// The two columns in a map.
-pub(super) fn map_entries() -> Fields {
+/// The two columns in a map, both of text of this type.
+pub(super) fn map_entries(text: DataType) -> Fields {
     Fields::from(vec![
-        Field::new("key", DataType::Utf8View, false),
-        Field::new("value", DataType::Utf8View, true),
+        Field::new("key", text.clone(), false),
+        Field::new("value", text, true),
     ])
+}
+
+fn map_of(text: DataType) -> DataType {
+    let entries = DataType::Struct(map_entries(text));
+    DataType::Map(Arc::new(Field::new("key_value", entries, false)), false)
 }
 
 impl Column {
@@ -123,10 +142,7 @@ impl Column {
             Long => DataType::Int64,
             Label => DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8)),
             Text => DataType::Utf8View,
-            Map => {
-                let entries = DataType::Struct(map_entries());
-                DataType::Map(Arc::new(Field::new("key_value", entries, false)), false)
-            }
+            Map => map_of(DataType::Utf8View),
         };
         Field::new(self.name, kind, self.presence == Perhaps)
     }

@@ -80,16 +80,20 @@ pub fn seal(
     while at < log.durable_end() && reading.bytes < limits.raw_bytes {
         let slice = log.read(at, SEAL_READ_BYTES, Until::Durable);
         let slice = slice.map_err(Error::storage)?;
-        reading.lost.extend(slice.gaps.iter().map(|gap| Lost {
+        let next = match reading.take(&slice.batches, limits) {
+            Some(end) => end,
+            None => slice.next,
+        };
+        let gaps = slice.gaps.iter().filter(|gap| gap.from < next);
+        reading.lost.extend(gaps.map(|gap| Lost {
             from: gap.from.get(),
             to: gap.to.get(),
             reason: gap.reason.clone(),
         }));
-        reading.take(&slice.batches, at);
-        if slice.next <= at {
+        if next <= at {
             return Err(Error::new(ErrorKind::Damaged, "a log that does not go on"));
         }
-        at = slice.next;
+        at = next;
     }
     if at == from {
         return Ok(None);
@@ -122,26 +126,32 @@ impl Reading {
         from.max(start)
     }
 
-    /// Takes the records of batches from an offset on.
-    fn take(&mut self, mut batches: &[u8], from: Offset) {
+    /// Takes the records of batches. Where that is enough, what is behind them is not taken, and where that
+    /// begins is told.
+    fn take(&mut self, mut batches: &[u8], limits: SealLimits) -> Option<Offset> {
         while let Ok((head, batch, rest)) = header::split_first(batches) {
             batches = rest;
             let end = head.next_offset();
-            if let Err(error) = self.take_batch(batch, from) {
+            if let Err(error) = self.take_batch(batch) {
                 self.lost.push(Lost {
                     from: self.next.max(head.base_offset.get()),
                     to: end.get(),
                     reason: error,
                 });
             }
+            self.next = self.next.max(end.get());
+            if self.bytes >= limits.raw_bytes {
+                return Some(end);
+            }
         }
+        None
     }
 
-    fn take_batch(&mut self, batch: &[u8], from: Offset) -> std::result::Result<(), String> {
+    fn take_batch(&mut self, batch: &[u8]) -> std::result::Result<(), String> {
         let records = self.decompressor.records(batch);
         for record in records.map_err(|it| it.to_string())? {
             let record = record.map_err(|it| it.to_string())?;
-            if record.offset < from {
+            if record.offset.get() < self.next {
                 continue;
             }
             self.next = record.offset.get() + 1;

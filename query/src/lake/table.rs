@@ -22,6 +22,7 @@ use delta_kernel::{Engine, KernelError, Snapshot};
 use delta_kernel_default_engine::DefaultEngine;
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use object_store::DynObjectStore;
+use object_store::path::Path;
 use url::Url;
 
 use super::file::File;
@@ -170,6 +171,11 @@ impl Table {
             files = part.visit_scan_files(files, take_file).map_err(told)?;
         }
         Ok(files)
+    }
+
+    /// Where it lies, from the root of its store on.
+    pub fn root(&self) -> Result<Path> {
+        Path::from_url_path(self.location.path()).map_err(Error::storage)
     }
 
     /// The table's version.

@@ -32,13 +32,13 @@ use crate::error::{Error, ErrorKind};
 use crate::limits::{BUCKET_NANOS, PAGE_ROWS, ROW_GROUP_ROWS, VALUES_BYTES};
 
 /// A record to be: milliseconds, headers, value.
-type Line<'a> = (i64, &'a [(&'a str, &'a str)], &'a [u8]);
+pub(super) type Line<'a> = (i64, &'a [(&'a str, &'a str)], &'a [u8]);
 
 const WEB: &[(&str, &str)] = &[("service.name", "web"), ("log.file.path", "/srv/web.log")];
 const DB: &[(&str, &str)] = &[("service.name", "db"), ("k8s.pod.name", "db-0")];
 
 /// The records of lines, from an offset on.
-fn rows_from(base: i64, lines: &[Line<'_>]) -> Rows {
+pub(super) fn rows_from(base: i64, lines: &[Line<'_>]) -> Rows {
     let mut rows = Rows::new("logs", 3);
     let mut builder = BatchBuilder::new();
     let mut offset = base;

@@ -1,0 +1,8 @@
+//! Tables as SQL sees them.
+
+pub mod hot;
+pub mod logs;
+mod pruning;
+
+#[cfg(test)]
+mod tests;
