@@ -221,7 +221,12 @@ impl PartitionLog {
     }
 
     /// Takes a job's result in. The durable end it answers only grows. After an error the log is closed.
+    ///
+    /// The job of a log that was closed says nothing of the one that was opened in its place.
     pub fn finish_sync(&mut self, done: SyncDone) -> Result<Offset> {
+        if !Arc::ptr_eq(&done.shared, &self.shared) {
+            return Ok(self.durable_end());
+        }
         self.sync_runs = false;
         self.check_open()?;
         match done.result {
@@ -450,6 +455,8 @@ pub struct SyncJob {
 
 /// The result of a [`SyncJob`].
 pub struct SyncDone {
+    /// The log that was fsynced: another one may have been opened in its place meanwhile.
+    shared: Arc<Shared>,
     target: Offset,
     result: Result<Flushed>,
 }
@@ -457,9 +464,11 @@ pub struct SyncDone {
 impl SyncJob {
     /// Fsyncs, then enters what is durable now into the index. Appends may go on meanwhile.
     pub fn run(self) -> SyncDone {
+        let result = self.flush.run(&self.shared);
         SyncDone {
+            shared: self.shared,
             target: self.target,
-            result: self.flush.run(&self.shared),
+            result,
         }
     }
 }
