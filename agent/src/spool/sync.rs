@@ -94,10 +94,15 @@ impl Spool {
         let is_saved = self.are_acknowledgements_due();
         let acknowledged = is_saved.then(|| acknowledged::of_all(&partitions));
         let capture = self.capture(&partitions, Due::IfNeeded);
+        // What the table speaks of was appended by now.
+        let ends: Vec<Offset> = partitions.values().map(|it| it.end()).collect();
         let synced = self.sync_all(&partitions);
         let mut worked = synced.anything;
         if let Some(capture) = capture {
-            if !synced.failed && self.write_snapshot(&capture, &partitions) {
+            // An fsync that another thread began may run still.
+            let mut durable = partitions.values().map(|it| it.range().durable_end);
+            let is_durable = ends.into_iter().all(|end| durable.next() >= Some(end));
+            if !synced.failed && is_durable && self.write_snapshot(&capture, &partitions) {
                 worked = true;
             } else {
                 let snapshot = &mut self.state().snapshot;
