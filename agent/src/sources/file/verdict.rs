@@ -204,7 +204,11 @@ impl FileSource {
         let is_seen_cut =
             matches!(epoch.life, Life::Truncated(_)) && epoch.cut_by == Why::Truncated;
         let head = u64::from(candidate.sample.head.bytes);
-        let is_proven = is_named_so || is_seen_cut || candidate.has_last_milestone(length);
+        // Many begin alike for longer than one of them is: what is there does not tell of another file.
+        let is_gone = matches!(epoch.cut_by, Why::MissingAfterRestart | Why::Deleted)
+            && matches!(epoch.life, Life::Truncated(_));
+        let is_known = is_gone && candidate.has_last_milestone(length);
+        let is_proven = is_named_so || is_seen_cut || is_known;
         head == HEAD_BYTES as u64 && length >= head && is_proven
     }
 
