@@ -351,7 +351,6 @@ impl FileSource {
             }
             let moved_to = left.moved_to.and_then(|to| self.spot(&to));
             self.suspects.push(Suspect {
-                after: self.last_epoch_at(spot.directory, &spot.name),
                 directory: spot.directory,
                 name: spot.name,
                 moved_to,

@@ -247,6 +247,19 @@ fn a_file_that_may_be_a_copy_and_lost_its_name_is_read_after_a_reload() {
 }
 
 #[test]
+fn a_file_that_may_be_a_copy_does_not_wait_behind_what_took_its_name_after_a_reload() {
+    let mut world = workers("starting\n");
+    world.settle();
+    world.remove("worker-10.log");
+    world.append("worker-10.log", "other\n");
+    world.settle();
+    world.reload();
+    world.run_for(COPY_GRACE + QUIET * 2);
+    assert_eq!(world.lines_of("worker-10.log"), ["other", "starting"]);
+    assert!(world.losses().is_empty());
+}
+
+#[test]
 fn a_file_that_may_be_a_copy_and_has_its_name_is_read_once_after_a_reload() {
     let mut world = workers("starting\n");
     world.settle();
