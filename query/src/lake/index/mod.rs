@@ -147,19 +147,13 @@ impl Builder {
             return;
         };
         words.extend(stream_fields);
-        for (name, value) in &record.attributes {
-            words.insert(terms::of_field(name, value));
-        }
-        let mut add_word = |hash| {
-            words.insert(hash);
-        };
         let mut add_gram = |hash| {
             grams.insert(hash);
         };
-        terms::of_text(&record.body, &mut add_word, &mut add_gram);
-        for id in [&record.trace_id, &record.span_id].into_iter().flatten() {
-            terms::of_text(id, &mut add_word, &mut |_| {});
-        }
+        let mut add_word = |hash| {
+            words.insert(hash);
+        };
+        each_term(record, &mut add_word, &mut add_gram);
     }
 
     /// Makes the filters.
@@ -190,6 +184,21 @@ impl Index {
             words,
             grams,
         }
+    }
+}
+
+/// Tells the terms of a record, those of its stream apart.
+pub(super) fn each_term(
+    record: &LogRecord<'_>,
+    words: &mut impl FnMut(Hash),
+    grams: &mut impl FnMut(Hash),
+) {
+    for (name, value) in &record.attributes {
+        words(terms::of_field(name, value));
+    }
+    terms::of_text(&record.body, words, grams);
+    for id in [&record.trace_id, &record.span_id].into_iter().flatten() {
+        terms::of_text(id, words, &mut |_| {});
     }
 }
 

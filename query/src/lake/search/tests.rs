@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::super::columns::{Columns, as_asked};
-use super::super::index::terms;
+use super::super::index::{each_term, terms};
 use super::super::schema;
 use super::super::tests::{Line, rows_from};
 use super::*;
@@ -47,19 +47,13 @@ impl Lines {
             let record = rows.decode(row).unwrap();
             let (mut words, mut grams) = (BTreeSet::new(), BTreeSet::new());
             words.insert(terms::of_field("env", "Prod"));
-            for (name, value) in &record.attributes {
-                words.insert(terms::of_field(name, value));
-            }
             let mut add_word = |hash| {
                 words.insert(hash);
             };
             let mut add_gram = |hash| {
                 grams.insert(hash);
             };
-            terms::of_text(&record.body, &mut add_word, &mut add_gram);
-            if let Some(id) = &record.trace_id {
-                terms::of_text(id, &mut add_word, &mut |_| {});
-            }
+            each_term(&record, &mut add_word, &mut add_gram);
             (words, grams)
         });
         Lines {
