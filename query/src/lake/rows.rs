@@ -29,6 +29,7 @@ pub struct Rows {
     streams: Streams,
     /// Headers that are a record's own, as far as they say what it means; the first are none.
     own: Vec<OwnHeaders>,
+    own_numbers: HashMap<OwnHeaders, u32>,
 }
 
 /// The same in the order of a file.
@@ -84,7 +85,8 @@ impl Rows {
             open: Vec::new(),
             records: Vec::new(),
             streams: Streams::default(),
-            own: vec![Vec::new()],
+            own: vec![OwnHeaders::new()],
+            own_numbers: HashMap::from([(OwnHeaders::new(), 0)]),
         }
     }
 
@@ -171,12 +173,13 @@ impl Rows {
 
     /// The number of a record's own headers. Most records have none, and the others have few different.
     fn number_of(&mut self, own: OwnHeaders) -> u32 {
-        let known = self.own.iter().rposition(|it| *it == own);
-        let at = known.unwrap_or_else(|| {
-            self.own.push(own);
-            self.own.len() - 1
-        });
-        u32::try_from(at).unwrap_or(0)
+        if let Some(&number) = self.own_numbers.get(&own) {
+            return number;
+        }
+        let number = u32::try_from(self.own.len()).unwrap_or(0);
+        self.own.push(own.clone());
+        self.own_numbers.insert(own, number);
+        number
     }
 }
 
