@@ -299,15 +299,19 @@ impl FileSource {
     /// Whether a copy has all that its file ever had. One that was made of a file that is gone now may be an
     /// earlier one, and what was added to the file since is in neither. Who moves a file gives the copy
     /// the file's own time or brings it to another file system, and who compresses a rotated one takes all
-    /// of it.
+    /// of it. A copy that ends before what was read is an earlier one, or not even a copy.
     fn is_surely_all(&self, id: EpochId, copy: &Copy) -> bool {
         let Some((_, epoch)) = self.held(id) else {
             return true;
         };
         let is_gone = matches!(epoch.cut_by, Why::MissingAfterRestart | Why::Deleted);
         let is_shadowed = self.known.get(&epoch.key).is_some_and(|of| *of != id);
+        if !is_gone || is_shadowed {
+            return true;
+        }
         let is_moved = epoch.key.file_system != copy.key.file_system;
-        !is_gone || is_shadowed || is_moved || copy.content.plain().is_none_or(is_restored)
+        let is_later = is_moved || copy.content.plain().is_none_or(is_restored);
+        is_later && copy.size >= epoch.offset
     }
 
     /// There is no copy: what is known to be unread is lost.
