@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use commitlog::id::{Offset, TopicPartition};
-use commitlog::storage::{File, OpenMode, write_all_at, write_atomically};
+use commitlog::storage::{File, OpenMode, replace, sync_names, write_all_at};
 
 use super::codec::{Input, put_field, sealed, unseal};
 use super::partition::Partition;
@@ -34,28 +34,15 @@ const MAGIC: &[u8; 8] = b"WEIRACK1";
 /// For each partition, the first offset that no aggregator acknowledged.
 pub(crate) type Acknowledged = BTreeMap<TopicPartition, Offset>;
 
-/// What the file holds, and when it was written.
+/// When the files were written.
+#[derive(Default)]
 pub(crate) struct Saved {
-    pub(crate) offsets: Acknowledged,
     pub(crate) written_at_ms: i64,
     pub(crate) synced_at_ms: i64,
     /// The one that is written in place, while there is one.
     pub(crate) recent: Option<Arc<dyn File>>,
     /// Why it could not be written last, so that it is said once.
     pub(crate) failure: Option<String>,
-}
-
-impl Saved {
-    /// What was read from the file.
-    pub(super) fn holding(offsets: Acknowledged) -> Saved {
-        Saved {
-            offsets,
-            written_at_ms: 0,
-            synced_at_ms: 0,
-            recent: None,
-            failure: None,
-        }
-    }
 }
 
 impl Spool {
@@ -78,51 +65,56 @@ impl Spool {
     }
 
     /// Saves these offsets; whether anybody could tell them after a kill. A failure is said and tried again.
-    pub(super) fn save_acknowledged(&self, offsets: Acknowledged, keep: Keep) -> bool {
+    pub(super) fn save_acknowledged(&self, offsets: &Acknowledged, keep: Keep) -> bool {
         self.inner.is_acknowledged_news.store(false, SeqCst);
-        if of_all(&self.all_partitions()) != offsets {
+        if of_all(&self.all_partitions()) != *offsets {
             // What came since they were taken waits for the next time.
             self.inner.is_acknowledged_news.store(true, SeqCst);
         }
         let now = (self.inner.clock)().0;
         let waited = (now - self.state().saved.synced_at_ms).unsigned_abs();
-        let bytes = encode(&offsets);
-        let written = if keep == Keep::Always || waited >= ACKNOWLEDGED_SYNC_EVERY_MS {
-            self.write_acknowledged(&bytes)
-                .inspect(|()| self.state().saved.synced_at_ms = now)
-        } else {
-            self.write_recent(&bytes)
+        let bytes = encode(offsets);
+        let is_due = keep == Keep::Always || waited >= ACKNOWLEDGED_SYNC_EVERY_MS;
+        let durable = is_due.then(|| self.write_acknowledged(&bytes));
+        let (is_durable, failure) = match durable {
+            Some(Ok(())) => (true, None),
+            Some(Err(error)) => (false, Some(error)),
+            None => (false, None),
         };
+        // What a power cut would take back a kill need not.
+        let recent = (!is_durable).then(|| self.write_recent(&bytes));
+        let is_kept = !matches!(recent, Some(Err(_)));
+        let failure = failure.or(recent.and_then(Result::err));
         let mut state = self.state();
         state.saved.written_at_ms = now;
-        match written {
-            Ok(()) => {
-                state.saved.offsets = offsets;
-                state.saved.failure = None;
-                true
-            }
-            Err(error) => {
-                self.inner.is_acknowledged_news.store(true, SeqCst);
-                let failure = Some(error.to_string());
-                if state.saved.failure != failure {
-                    let dir = self.inner.dir.display();
-                    tracing::warn!(%dir, %error, "acknowledgements are not saved");
-                }
-                state.saved.failure = failure;
-                false
-            }
+        if is_durable {
+            state.saved.synced_at_ms = now;
         }
+        if failure.is_some() {
+            self.inner.is_acknowledged_news.store(true, SeqCst);
+        }
+        let failure = failure.map(|error| error.to_string());
+        if let Some(error) = failure
+            .as_ref()
+            .filter(|it| state.saved.failure.as_ref() != Some(it))
+        {
+            let dir = self.inner.dir.display();
+            tracing::warn!(%dir, %error, "acknowledgements are not saved");
+        }
+        state.saved.failure = failure;
+        is_kept
     }
 
-    /// For power cuts.
-    fn write_acknowledged(&self, bytes: &[u8]) -> io::Result<()> {
+    /// For power cuts. The recent one stays until what it tells is durable.
+    pub(super) fn write_acknowledged(&self, bytes: &[u8]) -> io::Result<()> {
         let storage = &*self.inner.storage;
+        replace(storage, &self.inner.dir.join(open::ACKNOWLEDGED), bytes)?;
         self.state().saved.recent = None;
         match storage.remove(&self.inner.dir.join(open::ACKNOWLEDGED_RECENT)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        write_atomically(storage, &self.inner.dir.join(open::ACKNOWLEDGED), bytes)
+        sync_names(storage, &self.inner.dir)
     }
 
     /// For kills.
@@ -148,7 +140,7 @@ impl Spool {
 pub(super) enum Keep {
     /// A kill; now and then also a power cut.
     Usual,
-    /// A power cut.
+    /// A power cut, where the disk has room for it.
     Always,
 }
 

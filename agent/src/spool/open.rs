@@ -17,7 +17,7 @@ use model::header;
 use model::position::Position;
 use tokio::sync::watch;
 
-use super::acknowledged::{self, Acknowledged, Keep, Saved};
+use super::acknowledged::{self, Acknowledged, Saved};
 use super::meta::Meta;
 use super::partition::{Partition, Place};
 use super::positions::{self, Placed, Snapshot, Table};
@@ -98,7 +98,7 @@ impl Spool {
                     meta,
                     partitions,
                     snapshot: SnapshotState::holding(generation),
-                    saved: Saved::holding(acknowledged.clone()),
+                    saved: Saved::default(),
                     disk: DiskLook::default(),
                 }),
                 table: Mutex::new(table),
@@ -131,18 +131,18 @@ impl Spool {
             let partition = self.partition(name);
             partition.is_none_or(|partition| partition.acknowledged() < *offset)
         };
-        if acknowledged.iter().any(is_past)
-            && !self.save_acknowledged(acknowledged::of_all(&self.all_partitions()), Keep::Always)
-        {
-            return Err(Error::new(
-                ErrorKind::Retry,
-                format!(
-                    "{} cannot be written",
-                    self.inner.dir.join(ACKNOWLEDGED).display()
-                ),
-            ));
+        if !acknowledged.iter().any(is_past) {
+            return Ok(());
         }
-        Ok(())
+        let offsets = acknowledged::of_all(&self.all_partitions());
+        let written = self.write_acknowledged(&acknowledged::encode(&offsets));
+        written.map_err(|error| {
+            let path = self.inner.dir.join(ACKNOWLEDGED);
+            Error::new(
+                ErrorKind::Retry,
+                format!("write {}: {error}", path.display()),
+            )
+        })
     }
 
     /// Opens the log of a partition that is not open yet.

@@ -1,9 +1,9 @@
 //! What makes the spool durable and small again: fsync, position snapshots, trimming. One step is
 //! [`Spool::sync_turn`]; production runs it on a thread of its own, the simulation in a task.
 //!
-//! Order is everything: a snapshot's bytes are taken first, then everything is fsynced, then the
-//! snapshot is written: it never knows of a batch that a power cut could still take. Trimming comes
-//! after both.
+//! Order is everything: a snapshot's bytes are taken first, then everything is fsynced, also partitions
+//! that are new since it was begun, then the snapshot is written: it never knows of a batch that a power
+//! cut could still take. Trimming comes after both.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,15 +94,11 @@ impl Spool {
         let is_saved = self.are_acknowledgements_due();
         let acknowledged = is_saved.then(|| acknowledged::of_all(&partitions));
         let capture = self.capture(&partitions, Due::IfNeeded);
-        // What the table speaks of was appended by now.
-        let ends: Vec<Offset> = partitions.values().map(|it| it.end()).collect();
+        let partitions = self.all_partitions();
         let synced = self.sync_all(&partitions);
         let mut worked = synced.anything;
         if let Some(capture) = capture {
-            // An fsync that another thread began may run still.
-            let mut durable = partitions.values().map(|it| it.range().durable_end);
-            let is_durable = ends.into_iter().all(|end| durable.next() >= Some(end));
-            if !synced.failed && is_durable && self.write_snapshot(&capture, &partitions) {
+            if synced.is_all && self.write_snapshot(&capture, &partitions) {
                 worked = true;
             } else {
                 let snapshot = &mut self.state().snapshot;
@@ -114,7 +110,7 @@ impl Spool {
         if !self.state().snapshot.is_urgent {
             worked |= self.trim(&partitions);
             worked |=
-                acknowledged.is_some_and(|offsets| self.save_acknowledged(offsets, Keep::Usual));
+                acknowledged.is_some_and(|offsets| self.save_acknowledged(&offsets, Keep::Usual));
         }
         if worked {
             return SyncTurn::Worked { bytes };
@@ -173,12 +169,13 @@ impl Spool {
         let partitions = self.all_partitions();
         let acknowledged = acknowledged::of_all(&partitions);
         let capture = self.capture(&partitions, Due::Always);
+        let partitions = self.all_partitions();
         let synced = self.sync_all(&partitions);
         let is_written = capture
             .as_ref()
-            .is_some_and(|capture| !synced.failed && self.write_snapshot(capture, &partitions));
+            .is_some_and(|capture| synced.is_all && self.write_snapshot(capture, &partitions));
         if is_written || !capture.is_some_and(|capture| capture.is_urgent) {
-            self.save_acknowledged(acknowledged, Keep::Always);
+            self.save_acknowledged(&acknowledged, Keep::Always);
         }
         let mut closed = Ok(());
         for partition in partitions.values() {
@@ -273,8 +270,10 @@ impl Spool {
         }
     }
 
+    /// Fsyncs what was appended until now.
     fn sync_all(&self, partitions: &BTreeMap<TopicPartition, Arc<Partition>>) -> Synced {
         let mut synced = Synced::default();
+        let ends: Vec<Offset> = partitions.values().map(|it| it.end()).collect();
         for (name, partition) in partitions {
             match sync_one(partition, (self.inner.clock)()) {
                 Ok(false) => {}
@@ -285,6 +284,9 @@ impl Spool {
                 }
             }
         }
+        // An fsync that another thread began may run still.
+        let mut durable = partitions.values().map(|it| it.range().durable_end);
+        synced.is_all = ends.into_iter().all(|end| durable.next() >= Some(end));
         if synced.anything {
             self.inner.changed.send_modify(|version| *version += 1);
             self.tell_change();
@@ -366,6 +368,8 @@ enum Need {
 struct Synced {
     anything: bool,
     failed: bool,
+    /// All that was appended when it began is durable.
+    is_all: bool,
 }
 
 /// Fsyncs one partition; whether there was anything to do.

@@ -2,8 +2,8 @@
 
 mod bounds;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use commitlog::batch::header::verify;
@@ -414,6 +414,75 @@ fn an_fsync_of_the_appender_that_fails_is_tried_again_by_the_sync_thread() {
     assert!(is_raised(&spool));
     sync(&spool);
     assert_eq!(spool.range(&to).durable_end, Offset::new(1).unwrap());
+}
+
+/// Whether the newest snapshot is on disk.
+fn is_snapshot_saved(spool: &Spool) -> bool {
+    let snapshot = &spool.state().snapshot;
+    snapshot.generation_saved == snapshot.generation
+}
+
+#[test]
+fn a_snapshot_waits_for_an_fsync_that_another_thread_began() {
+    for closes in [false, true] {
+        let world = World::new();
+        let spool = world.open_spool();
+        sync(&spool);
+        assert_eq!(append(&spool, &logs(0), b"one"), Taken::Yes);
+        let partition = spool.partition(&logs(0)).unwrap();
+        let job = partition.start_sync().unwrap();
+        assert_eq!(append(&spool, &logs(0), b"two"), Taken::Yes);
+        let saved = spool.state().snapshot.generation_saved;
+        spool.save_notes();
+        if closes {
+            spool.close().unwrap();
+        } else {
+            spool.sync_turn();
+        }
+        assert_eq!(spool.state().snapshot.generation_saved, saved);
+        assert!(!is_snapshot_saved(&spool));
+        if !closes {
+            partition.finish_sync(job.run()).unwrap();
+            sync(&spool);
+            assert!(is_snapshot_saved(&spool));
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_waits_for_the_fsync_of_a_partition_that_is_new_since_it_was_begun() {
+    for closes in [false, true] {
+        let disk = FaultyDisk::new();
+        let world = World::on(Arc::new(disk.clone()));
+        // The clock is asked once the partitions were listed, and before the table is read.
+        let waiting: Arc<Mutex<Option<Spool>>> = Arc::default();
+        let (clock, appends) = (world.clock(), Arc::clone(&waiting));
+        let opened = Spool::open(
+            Arc::new(disk.clone()),
+            world.spool_config.clone(),
+            Arc::new(move || {
+                let spool = appends.lock().unwrap().take();
+                if let Some(spool) = spool {
+                    assert_eq!(append(&spool, &logs(7), b"one"), Taken::Yes);
+                }
+                clock()
+            }),
+            world.random(),
+        );
+        let (spool, _) = opened.unwrap();
+        sync(&spool);
+        spool.save_notes();
+        *waiting.lock().unwrap() = Some(spool.clone());
+        if closes {
+            spool.close().unwrap();
+        } else {
+            spool.sync_turn();
+        }
+        assert!(waiting.lock().unwrap().is_none() && is_snapshot_saved(&spool));
+        let range = spool.range(&logs(7));
+        let one = Offset::new(1).unwrap();
+        assert_eq!(range.durable_end, one, "closes: {closes}");
+    }
 }
 
 #[test]

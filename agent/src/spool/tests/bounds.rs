@@ -378,6 +378,63 @@ fn a_failed_save_of_what_is_acknowledged_is_tried_again() {
 }
 
 #[test]
+fn a_durable_save_of_what_is_acknowledged_that_fails_takes_nothing_back() {
+    let every = Duration::from_millis(ACKNOWLEDGED_EVERY_MS);
+    let to = logs(0);
+    for (call, fault) in (0..4).flat_map(|call| [(call, Fault::Io), (call, Fault::Full)]) {
+        let (disk, world) = small(1 << 20, 1 << 30);
+        let spool = world.open_spool();
+        append_three(&spool, &to);
+        spool.acknowledge(&to, offset(1));
+        let_pass(&world, &spool, every);
+        spool.acknowledge(&to, offset(2));
+        let_pass(&world, &spool, every);
+        spool.acknowledge(&to, offset(3));
+        world.pass(Duration::from_millis(ACKNOWLEDGED_SYNC_EVERY_MS));
+        disk.plan(disk.calls() + call, fault);
+        spool.sync_turn();
+        disk.kill();
+        drop(spool);
+        let start = world.open_spool().range(&to).start;
+        assert_eq!(start, offset(3), "{fault:?} at {call}");
+    }
+}
+
+#[test]
+fn a_kill_while_what_is_acknowledged_is_saved_takes_nothing_back() {
+    let every = Duration::from_millis(ACKNOWLEDGED_EVERY_MS);
+    let to = logs(0);
+    let mut calls = 0;
+    while calls < 100 {
+        let (disk, world) = small(1 << 20, 1 << 30);
+        let spool = world.open_spool();
+        append_three(&spool, &to);
+        spool.acknowledge(&to, offset(1));
+        let_pass(&world, &spool, every);
+        spool.acknowledge(&to, offset(2));
+        let_pass(&world, &spool, every);
+        world.pass(Duration::from_millis(ACKNOWLEDGED_SYNC_EVERY_MS));
+        // Nothing works any more from there on, which is as good as being killed.
+        for call in calls..calls + 20 {
+            disk.plan(disk.calls() + call, Fault::Io);
+        }
+        let before = disk.calls();
+        spool.sync_turn();
+        let is_past = disk.calls() <= before + calls;
+        disk.forgive();
+        disk.kill();
+        drop(spool);
+        let start = world.open_spool().range(&to).start;
+        assert_eq!(start, offset(2), "killed at call {calls}");
+        if is_past {
+            return;
+        }
+        calls += 1;
+    }
+    panic!("saving has no end");
+}
+
+#[test]
 fn a_failed_trim_leaves_nothing_that_is_taken_for_durable() {
     for call in 0..6 {
         let (disk, world) = small(4096, 1 << 30);
