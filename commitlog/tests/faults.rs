@@ -62,6 +62,32 @@ fn live_through(sent: &[Vec<u8>], call: u64, fault: Fault) {
 }
 
 #[test]
+fn an_fsync_of_a_log_that_was_closed_says_nothing_of_the_one_in_its_place() {
+    let sent = batches(SEED, 6, 1, 100);
+    for fails in [false, true] {
+        let mut world = World::new(&sent);
+        world
+            .run(&[Step::Append, Step::Sync, Step::Append])
+            .unwrap();
+        let of_closed = world.log().start_sync().unwrap();
+        world.drop_log();
+        world.open().unwrap();
+        world.step(Step::Append).unwrap();
+        let durable = world.log().durable_end();
+        let job = world.log().start_sync().unwrap();
+        if fails {
+            world.disk.plan(world.disk.calls(), Fault::Io);
+        }
+        let done = of_closed.run();
+        assert_eq!(world.log().finish_sync(done).unwrap(), durable);
+        // Its own runs still.
+        assert!(world.log().start_sync().is_none());
+        let end = world.log().end();
+        assert_eq!(world.log().finish_sync(job.run()).unwrap(), end);
+    }
+}
+
+#[test]
 fn a_failed_fsync_closes_the_writer_and_readers_keep_what_is_durable() {
     let sent = batches(SEED, 6, 1, 100);
     let mut world = World::new(&sent);
