@@ -13,8 +13,8 @@
 //! Rotated and deleted files that are not at their end come last, since their descriptor is the surest
 //! way to them, or the only one: they may take what the process has, up to half of its limit. Beyond it
 //! those are closed that have a name by which they are found again. The last rotated goes first: it is
-//! read last, and its name will be there for longest. When all that is left are deleted ones, the one that
-//! was deleted first is given up: its bytes are counted.
+//! read last, and its name will be there for longest. When all that is left are deleted ones, those go
+//! that are at their end, and then the one that was deleted first is given up: its bytes are counted.
 //!
 //! A new file that may be a copy is not read yet. It is held open like a rotated one, and closed for those
 //! while it has a name. It counts, and so does the compressed file that is looked through.
@@ -35,7 +35,7 @@ use super::discovery::Opened;
 use super::find::{Listings, path_of};
 use super::guard::HEAD_BYTES;
 use super::kernel::{self, is_unlinked};
-use super::lineage::Life;
+use super::lineage::{Epoch, Life};
 use super::suspects::Suspect;
 use super::{EpochId, FileSource};
 use crate::ambient::Now;
@@ -278,14 +278,22 @@ impl FileSource {
         }
         self.sift(now);
         let mut deleted = Vec::from(std::mem::take(&mut self.descriptors.deleted));
-        deleted.sort_by_cached_key(|&id| (self.detached_at(id), id.number, id.lineage));
+        deleted.sort_by_cached_key(|&id| {
+            let is_unread = self.unread_of(id) != Some(0);
+            (is_unread, self.detached_at(id), id.number, id.lineage)
+        });
         // One that went on in a copy is there twice.
         deleted.dedup();
         let surplus = (self.files_open() + deleted.len()).saturating_sub(most);
         let held = deleted.split_off(surplus.min(deleted.len()));
         self.descriptors.deleted = held.into();
         for id in deleted {
-            self.give_up_unread(id, out);
+            let is_finished = self.held(id).is_some_and(|(_, epoch)| epoch.is_finished());
+            if is_finished && self.unread_of(id) == Some(0) {
+                self.close(id, now);
+            } else {
+                self.give_up_unread(id, out);
+            }
         }
         while self.files_open() > most && self.close_unread(None, now) {}
     }
@@ -324,8 +332,7 @@ impl FileSource {
         let Some(epoch) = lineage.epoch(id.number) else {
             return;
         };
-        let length = epoch.content.as_ref().map(Content::length);
-        let rest = length.and_then(|length| Some(length.ok()?.saturating_sub(epoch.offset)));
+        let rest = unread(epoch);
         let why = Why::NoDescriptor;
         self.audit.closed(&path, epoch, Ending { rest, why }, out);
         epoch.account.is_closed = true;
@@ -460,6 +467,11 @@ impl FileSource {
         }
     }
 
+    /// Bytes of an open file behind what was read; `None` where that is not known.
+    fn unread_of(&self, id: EpochId) -> Option<u64> {
+        self.held(id).and_then(|(_, epoch)| unread(epoch))
+    }
+
     /// Since when its path does not name a file.
     fn detached_at(&self, id: EpochId) -> Duration {
         match self.held(id).map(|(_, epoch)| epoch.life) {
@@ -472,6 +484,11 @@ impl FileSource {
         self.held(id)
             .map_or(Duration::ZERO, |(_, epoch)| epoch.grown_at)
     }
+}
+
+fn unread(epoch: &Epoch) -> Option<u64> {
+    let length = epoch.content.as_ref()?.length().ok()?;
+    Some(length.saturating_sub(epoch.offset))
 }
 
 /// Whether an error says that the process or the system has no descriptor left.

@@ -9,8 +9,8 @@ use super::child::{child, is_child};
 use super::decompressed::compress;
 use super::{expected, numbered};
 use crate::limits::{
-    COPY_GRACE, FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, READ_BYTES, RECONCILE_EVERY,
-    STAT_FILES_MIN, SUSPECTS_OPEN_MAX, VETTINGS_WAITING_MAX,
+    COPY_GRACE, FILES_IDLE_OPEN, IDLE_CLOSED_AFTER, LATE, LOOK_EVERY, QUIET, READ_BYTES,
+    RECONCILE_EVERY, STAT_FILES_MIN, SUSPECTS_OPEN_MAX, VETTINGS_WAITING_MAX,
 };
 use crate::sources::file::audit::Why;
 use crate::testing::World;
@@ -466,6 +466,31 @@ fn of_many_deleted_files_those_that_were_deleted_first_are_given_up_at_once() {
     let given_up = world.closed().into_iter();
     let unread: Vec<_> = given_up.filter_map(|it| it.2).collect();
     assert_eq!(unread, (1..=30).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_deleted_file_that_is_read_is_closed_before_one_that_is_not_is_given_up() {
+    let mut world = World::with_rotated();
+    world.spool_config.bytes_max = 100_000;
+    world.config.files_detached_max = 2;
+    world.append("read.log", &numbered(0..10));
+    world.settle();
+    // It is held while somebody is to write what may be its copy.
+    let compressor = world.writer("read.log.1.gz");
+    // More than the spool takes, so that it stays unread.
+    world.append("big.log", &numbered(0..1_000_000));
+    world.turn();
+    world.remove("big.log");
+    world.run_for(Duration::from_secs(2));
+    world.remove("read.log");
+    world.run_for(QUIET * 2);
+    assert_eq!(open_files(&world), 3);
+    world.append("new.log", &numbered(0..10));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(open_files(&world), 3);
+    drop(compressor);
+    assert!(world.losses().is_empty(), "{:?}", world.losses());
+    assert!(world.closed().iter().all(|it| it.2 == Some(0)));
 }
 
 #[test]
