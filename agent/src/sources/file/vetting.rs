@@ -17,7 +17,7 @@ use super::audit::Why;
 use super::compressed::{Compressed, MAGIC_BYTES, codec_of};
 use super::content::read_at;
 use super::copies::Sample;
-use super::discovery::Opened;
+use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
 use super::lineage::{Epoch, milestones_of};
 use super::pattern::without_codec;
@@ -191,6 +191,10 @@ impl FileSource {
         let looking = self.vettings.looking.as_ref().map(|it| it.file.key);
         let is_awaited = self.vettings.saw_waiting(opened.key, stamp, now.monotonic)
             || looking == Some(opened.key);
+        if is_awaited {
+            let name = name.to_owned();
+            self.waiting_went_to(opened.key, &Spot { directory, name });
+        }
         if !is_awaited && !self.is_refused(name, opened.key, stamp) {
             // Nothing finds a file again that is not meant, but those who ask for it are few.
             if self.vettings.is_full() && self.is_meant(directory, name) {
@@ -388,14 +392,21 @@ impl FileSource {
                 break;
             };
             let path = self.path_of(&waiting);
+            let opened = self.open_or_make_room(&path, now);
+            let stamped = opened.and_then(|opened| {
+                let opened = opened.ok_or(io::ErrorKind::NotFound)?;
+                Ok((Stamp::of(&opened.file)?, opened))
+            });
             // What is gone, or another file now, is met again if it is meant.
-            let Some(opened) = self.open(&path).ok().flatten() else {
-                continue;
+            let (stamp, opened) = match stamped {
+                Ok(stamped) => stamped,
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => {
+                    self.say_unreadable(&path, &error);
+                    continue;
+                }
             };
             let is_known = self.known.contains_key(&opened.key);
-            let Ok(stamp) = Stamp::of(&opened.file) else {
-                continue;
-            };
             if opened.key != waiting.key || is_known {
                 continue;
             }
