@@ -54,8 +54,8 @@ pub struct Position {
     pub path: Vec<u8>,
     /// Where the inode was seen last, when that is not `path`.
     pub place: Option<Vec<u8>>,
-    /// Over some bytes before the greatest power of two that is not past `offset`, and before half of it:
-    /// a copy that ends before `offset` is known by them. Default where nothing is known.
+    /// Over some bytes before each of [`milestones_of`] `offset`: a copy that ends before `offset` is known by
+    /// them. Default where nothing is known.
     pub milestones: [Guard; 2],
     /// The inode is a copy of the one that was read at first. The next copy may be written over it.
     pub is_copied: bool,
@@ -150,6 +150,7 @@ pub enum PositionError {
 impl Position {
     /// Appends the encoding to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        debug_assert!(self.are_guards_within(), "{self:?}");
         let mut flags = 0;
         if self.finished_s.is_some() {
             flags |= FLAG_FINISHED;
@@ -218,7 +219,7 @@ impl Position {
             return Err(PositionError::Field("flags"));
         }
         let codec = input.codec()?;
-        Ok(Position {
+        let position = Position {
             codec,
             lineage: LineageId(u64::from_be_bytes(input.array()?)),
             epoch: u32::try_from(input.varint()?).map_err(|_| PositionError::Field("epoch"))?,
@@ -243,8 +244,34 @@ impl Position {
             } else {
                 None
             },
-        })
+        };
+        if position.are_guards_within() {
+            Ok(position)
+        } else {
+            Err(PositionError::Field("a guard's length"))
+        }
     }
+
+    /// Whether the guards before a byte cover no more than there is before it.
+    fn are_guards_within(&self) -> bool {
+        let [greater, lesser] = self.milestones;
+        let ends = milestones_of(self.offset);
+        let guards = [
+            (self.offset, self.tail),
+            (ends[0], greater),
+            (ends[1], lesser),
+        ];
+        guards
+            .iter()
+            .all(|&(end, guard)| u64::from(guard.bytes) <= end)
+    }
+}
+
+/// The greatest power of two that is not past `offset`, and half of it: a file that lacks a little at its end
+/// has one of them.
+pub fn milestones_of(offset: u64) -> [u64; 2] {
+    let greater = offset.checked_ilog2().map_or(0, |exponent| 1 << exponent);
+    [greater, greater / 2]
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -27,7 +27,8 @@ fn positions() -> impl Strategy<Value = Position> {
         Codec::Bzip2,
         Codec::Xz,
     ]);
-    let numbers = (any::<u64>(), any::<u32>(), (any::<u64>(), codec));
+    let offset = prop_oneof![any::<u64>(), 0..3000u64];
+    let numbers = (any::<u64>(), any::<u32>(), (offset, codec));
     let milestones = [guard.clone(), guard.clone()];
     let place = (place, any::<bool>(), milestones);
     let finished_s = proptest::option::of(any::<u64>());
@@ -40,21 +41,67 @@ fn positions() -> impl Strategy<Value = Position> {
             path,
             (place, is_copied, milestones),
             finished_s,
-        )| Position {
-            lineage: LineageId(lineage),
-            epoch,
-            offset,
-            codec,
-            key,
-            head,
-            tail,
-            path,
-            place,
-            milestones,
-            is_copied,
-            finished_s,
+        )| {
+            let [tail, greater, lesser] = within(offset, [tail, milestones[0], milestones[1]]);
+            Position {
+                lineage: LineageId(lineage),
+                epoch,
+                offset,
+                codec,
+                key,
+                head,
+                tail,
+                path,
+                place,
+                milestones: [greater, lesser],
+                is_copied,
+                finished_s,
+            }
         },
     )
+}
+
+/// Guards before an offset and its milestones, no longer than what is before them.
+fn within(offset: u64, mut guards: [Guard; 3]) -> [Guard; 3] {
+    let [greater, lesser] = milestones_of(offset);
+    for (guard, end) in guards.iter_mut().zip([offset, greater, lesser]) {
+        guard.bytes = guard.bytes.min(u16::try_from(end).unwrap_or(u16::MAX));
+    }
+    guards
+}
+
+#[test]
+fn a_guard_that_covers_more_than_there_is_before_it_is_refused() {
+    let covers = |bytes| Guard { bytes, hash: 1 };
+    for (milestones, tail) in [([0, 0], 100), ([64, 32], 0), ([0, 32], 0)] {
+        let position = Position {
+            offset: 100,
+            tail: covers(tail),
+            milestones: milestones.map(covers),
+            lineage: LineageId(7),
+            epoch: 0,
+            codec: Codec::None,
+            key: FileKey {
+                level: KeyLevel::Inode,
+                file_system: 9,
+                inode: 11,
+                object: 12,
+            },
+            head: Guard::default(),
+            path: b"/a".to_vec(),
+            place: None,
+            is_copied: false,
+            finished_s: None,
+        };
+        let mut bytes = encoded(&position);
+        assert_eq!(Position::decode(&bytes).as_ref(), Ok(&position));
+        // Behind version, flags, codec, lineage and epoch.
+        assert_eq!(std::mem::replace(&mut bytes[12], 63), 100);
+        assert_eq!(
+            Position::decode(&bytes),
+            Err(PositionError::Field("a guard's length"))
+        );
+    }
 }
 
 fn encoded(position: &Position) -> Vec<u8> {

@@ -421,7 +421,7 @@ impl Cutter<'_, '_, '_> {
         self.taken.bytes += offset - self.epoch.offset;
         let before = &self.bytes[..next];
         let known = if self.left_out == 0 { before } else { &[] };
-        self.epoch.pass_milestones(offset, known, self.hasher);
+        self.epoch.milestones = self.epoch.milestones_at(offset, known, self.hasher);
         self.epoch.advance(offset, before, self.hasher);
         let mut position = self.target.position.clone();
         position.offset = offset;

@@ -36,6 +36,11 @@ pub(super) enum LikeLife {
 }
 
 impl Beginning {
+    /// Whether it is not known what it begins like.
+    pub(super) fn is_empty(&self) -> bool {
+        self.like.is_empty()
+    }
+
     /// Whether an epoch may have begun like this.
     pub(super) fn is_like(&self, id: EpochId) -> bool {
         self.like.iter().any(|&(like, life)| match life {

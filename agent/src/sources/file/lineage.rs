@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use commitlog::batch::builder::HeaderBlock;
 use commitlog::id::{Timestamp, TopicPartition};
-use model::position::{Codec, FileKey, Guard, LineageId, Position};
+use model::position::{Codec, FileKey, Guard, LineageId, Position, milestones_of};
 
 use super::audit::{Account, Why};
 use super::content::Content;
@@ -376,13 +376,13 @@ impl Epoch {
         self.move_to(offset, tail_guard(before, hasher));
     }
 
-    /// Remembers the milestones on the way to `offset`, where that is moved to next. `before` are the bytes
-    /// just before it, without a gap, as far as they are known.
-    pub(super) fn pass_milestones(&mut self, offset: u64, before: &[u8], hasher: &Hasher) {
+    /// The milestones once it is moved on to `offset`. `before` are the bytes just before that, without a gap, as
+    /// far as they are known.
+    pub(super) fn milestones_at(&self, offset: u64, before: &[u8], hasher: &Hasher) -> [Guard; 2] {
         let [greater, lesser] = milestones_of(offset);
         let [passed, _] = milestones_of(self.offset);
         if greater == passed {
-            return;
+            return self.milestones;
         }
         let guard_before = |at: u64| {
             let behind = usize::try_from(offset - at).ok()?;
@@ -395,15 +395,8 @@ impl Epoch {
         } else {
             guard_before(lesser)
         };
-        self.milestones = [guard_before(greater), lesser].map(Option::unwrap_or_default);
+        [guard_before(greater), lesser].map(Option::unwrap_or_default)
     }
-}
-
-/// The greatest power of two that is not past `offset`, and half of it: a file that lacks a little at its end
-/// has one of them.
-pub(super) fn milestones_of(offset: u64) -> [u64; 2] {
-    let greater = offset.checked_ilog2().map_or(0, |exponent| 1 << exponent);
-    [greater, greater / 2]
 }
 
 /// The wall clock, as positions have it. Never that of one that is forgotten.

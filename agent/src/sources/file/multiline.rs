@@ -12,11 +12,12 @@
 use std::io;
 use std::time::Duration;
 
-use model::position::Guard;
+use model::position::{Guard, Position};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::content::Content;
 use super::encoding::Form;
+use super::guard::Hasher;
 use super::holes::Gap;
 use super::lineage::{Epoch, Life, Lineage, seconds_of, tail_guard};
 use super::reader::{Filled, LastLine, NEWLINE_BYTES_MAX, Read, Reader, Taken, Target};
@@ -212,6 +213,29 @@ struct Seam<'a> {
 struct Part {
     offset: u64,
     tail: Guard,
+    milestones: [Guard; 2],
+}
+
+impl Part {
+    /// Up to `offset` of an epoch's file, of which `before` is read before that.
+    fn new(epoch: &Epoch, offset: u64, before: &[u8], hasher: &Hasher) -> Part {
+        Part {
+            offset,
+            tail: tail_guard(before, hasher),
+            milestones: epoch.milestones_at(offset, before, hasher),
+        }
+    }
+
+    fn place(&self, position: &mut Position) {
+        position.offset = self.offset;
+        position.tail = self.tail;
+        position.milestones = self.milestones;
+    }
+
+    fn take(&self, epoch: &mut Epoch) {
+        epoch.move_to(self.offset, self.tail);
+        epoch.milestones = self.milestones;
+    }
 }
 
 impl Reader {
@@ -242,8 +266,7 @@ impl Reader {
         // The newline between the parts is kept, the last one is not.
         text.pop();
         let mut position = target.position.clone();
-        position.offset = end.offset;
-        position.tail = end.tail;
+        end.place(&mut position);
         position.head = first_epoch.head;
         position.finished_s = Some(seconds_of(target.batch.timestamp()));
         let first_placed = Placed {
@@ -251,8 +274,7 @@ impl Reader {
             partition: placed.partition.clone(),
         };
         let mut placed = placed;
-        placed.position.offset = start.offset;
-        placed.position.tail = start.tail;
+        start.place(&mut placed.position);
         placed.position.head = next_epoch.head;
         match push(&text, vec![first_placed, placed], target) {
             Err(Refused::NoRoom) => return Ok(Join::Read(Read::NoRoom(Taken::default()))),
@@ -264,8 +286,8 @@ impl Reader {
             records: 1,
             ..Taken::default()
         };
-        first_epoch.move_to(end.offset, end.tail);
-        next_epoch.move_to(start.offset, start.tail);
+        end.take(first_epoch);
+        start.take(next_epoch);
         Ok(Join::Read(Read::End(taken)))
     }
 
@@ -286,10 +308,8 @@ impl Reader {
             return Ok(Err(Join::Alone));
         }
         filled.form.decode(&bytes[filled.start()..], text);
-        let end = Part {
-            offset: filled.from + filled.end as u64,
-            tail: tail_guard(bytes, self.hasher()),
-        };
+        let end_offset = filled.from + filled.end as u64;
+        let end = Part::new(first_epoch, end_offset, bytes, self.hasher());
         let Some(filled) = self.fill_whole(next, next_epoch)? else {
             return Ok(Err(Join::Alone));
         };
@@ -319,10 +339,8 @@ impl Reader {
         if !is_whole {
             return Ok(Err(Join::Wait));
         }
-        let start = Part {
-            offset: filled.from + at as u64,
-            tail: tail_guard(&bytes[..at], self.hasher()),
-        };
+        let start_offset = filled.from + at as u64;
+        let start = Part::new(next_epoch, start_offset, &bytes[..at], self.hasher());
         Ok(Ok((end, start)))
     }
 

@@ -105,7 +105,9 @@ impl FileSource {
         let was_empty = held.is_some_and(|at| self.suspects[at].size == 0 && opened.size > 0);
         if let Some(at) = held.filter(|_| !was_empty) {
             let is_changed = self.suspects[at].size != opened.size;
-            let present = is_changed.then(|| self.begins_like_a_neighbour(directory, name, opened));
+            let is_unknown = self.suspects[at].beginning.is_empty();
+            let present = (is_changed || is_unknown)
+                .then(|| self.begins_like_a_neighbour(directory, name, opened));
             let present = present.flatten();
             let after = self.last_epoch_at(directory, name);
             let suspect = &mut self.suspects[at];
@@ -115,12 +117,14 @@ impl FileSource {
             suspect.directory = directory;
             name.clone_into(&mut suspect.name);
             suspect.moved_to = None;
+            if let Some(present) = present {
+                suspect.beginning = present;
+            }
             if !is_changed {
                 return true;
             }
             suspect.size = opened.size;
             suspect.changed_at = now.monotonic;
-            suspect.beginning = present.unwrap_or(std::mem::take(&mut suspect.beginning));
             if !self.is_refuted(&self.suspects[at].beginning, opened) {
                 return true;
             }
@@ -285,6 +289,10 @@ impl FileSource {
             passed_over: suspect.passed_over,
         };
         self.begin_behind(&suspect, opened, out);
+        if !self.known.contains_key(&suspect.key) {
+            // It was open for the last time.
+            self.audit.unread(path, suspect.unread(), Why::Deleted, out);
+        }
     }
 
     /// A copy that was deleted or renamed meanwhile, and is held open.

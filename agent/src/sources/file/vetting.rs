@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::position::{Codec, FileKey, Guard};
+use model::position::{Codec, FileKey, Guard, milestones_of};
 
 use super::audit::Why;
 use super::compressed::{Compressed, MAGIC_BYTES, codec_of};
@@ -19,7 +19,7 @@ use super::content::read_at;
 use super::copies::Sample;
 use super::discovery::{Opened, is_absent};
 use super::guard::HEAD_BYTES;
-use super::lineage::{Epoch, milestones_of};
+use super::lineage::Epoch;
 use super::pattern::without_codec;
 use super::related::{is_of, keys_of_epoch};
 use super::waiting::{Queue, Stamp, Waiting};

@@ -64,6 +64,24 @@ fn a_copy_of_a_small_file_that_ends_before_what_was_read_is_never_read() {
 }
 
 #[test]
+fn a_short_copy_of_a_small_file_that_was_there_before_a_reload_is_never_read() {
+    let mut world = World::with_rotated();
+    world.append("a.log", &numbered(0..50));
+    world.settle();
+    fs::copy(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.settle();
+    world.config.labels.clear();
+    world.reload();
+    world.settle();
+    world.append("a.log", &numbered(50..80));
+    world.settle();
+    world.truncate("a.log");
+    world.append("a.log", "new\n");
+    world.run_for(Duration::from_mins(3));
+    only(&world, &[expected(0..80), vec!["new".to_owned()]].concat());
+}
+
+#[test]
 fn a_copy_of_the_next_file_is_no_short_copy_of_the_one_before() {
     let mut world = World::with_rotated();
     let mut late = world.writer("a.log");
